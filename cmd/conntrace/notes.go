@@ -1,0 +1,87 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/conntrace/conntrace/cmd/conntrace/internal/stdio"
+	"github.com/conntrace/conntrace/pkg/tracker"
+)
+
+// say writes one line to stderr.
+func say(stderr io.Writer, format string, args ...any) {
+	fmt.Fprintf(stderr, "conntrace: %s\n", oneLine(fmt.Sprintf(format, args...)))
+}
+
+// oneLine makes text one line. It may hold what others chose, as an error that
+// quotes a line of a table does, so nothing is left in it that a terminal obeys.
+func oneLine(text string) string {
+	text = strings.ReplaceAll(strings.TrimSpace(text), "\n", "; ")
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, text)
+}
+
+// noteSource says where events come from: to a person always, and to anyone if a
+// better source was refused.
+func noteSource(stderr io.Writer, info tracker.Info, interval time.Duration) {
+	how := "tracking TCP with ebpf"
+	polls := info.Source != tracker.SourceEBPF
+	if polls {
+		how = fmt.Sprintf("polling every %v with %s, short connections may be missed", interval, info.Source)
+		for _, r := range info.Refused {
+			how += ": " + refusal(r)
+		}
+	}
+	switch {
+	case stdio.IsTerminal(stderr):
+		say(stderr, "%s; Ctrl-C ends", how)
+	case polls && len(info.Refused) > 0:
+		say(stderr, "%s", how)
+	}
+}
+
+// noteSnapshot says what a list lacks, and why.
+func noteSnapshot(stderr io.Writer, s *tracker.Snapshot) {
+	for _, warning := range s.Warnings {
+		say(stderr, "warning: %v", warning)
+	}
+	if s.Hidden > 0 {
+		say(stderr, "%s may not be looked into, so their sockets are without a process: %s",
+			count(s.Hidden, "process", "processes"), toSeeAll())
+	}
+	for _, r := range s.Refused {
+		say(stderr, "read with %s: %s", s.Source, refusal(r))
+	}
+}
+
+// refusal says what was refused, why, and what would mend it.
+func refusal(r tracker.Refusal) string {
+	s := fmt.Sprintf("%s refused: %v", r.What, r.Err)
+	if r.Remedy != "" {
+		s += "; " + r.Remedy
+	}
+	return s
+}
+
+// toSeeAll says what it takes to read the descriptors of other users' processes.
+func toSeeAll() string {
+	if runtime.GOOS == "linux" {
+		return "run as root or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
+	}
+	return "run as root"
+}
+
+func count[T int | uint64](n T, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}

@@ -1,0 +1,231 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"net"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/conntrace/conntrace/internal/testenv"
+)
+
+// event is what the tests read of an event.
+type event struct {
+	Time, Event, Proto string
+	Laddr, Raddr       json.RawMessage
+	Status, Direction  *string
+	PID                *int
+	Error, Reason      *string
+	BytesSent          *uint64 `json:"bytes_sent"`
+	Duration           *int64  `json:"duration_ns"`
+}
+
+// A watcher is a running `conntrace watch`.
+type watcher struct {
+	*exec.Cmd
+	out    *bufio.Reader
+	pipe   interface{ Close() error }
+	stderr bytes.Buffer
+}
+
+func watch(t *testing.T, args ...string) *watcher {
+	t.Helper()
+	w := &watcher{Cmd: command(t, append([]string{"watch"}, args...)...)}
+	pipe, err := w.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.out, w.pipe = bufio.NewReader(pipe), pipe
+	w.Cmd.Stderr = &w.stderr
+	if err := w.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.Process.Kill() })
+	return w
+}
+
+func (w *watcher) line(t *testing.T) string {
+	t.Helper()
+	line, err := w.out.ReadString('\n')
+	if err != nil {
+		t.Fatalf("%v; stderr: %s", err, &w.stderr)
+	}
+	return line
+}
+
+// next returns the next event with this address at its local end.
+func (w *watcher) next(t *testing.T, laddr string) event {
+	t.Helper()
+	for {
+		var ev event
+		line := w.line(t)
+		if err := json.Unmarshal([]byte(line), &ev); err != nil {
+			t.Fatalf("%v in %s", err, line)
+		}
+		if string(ev.Laddr) == laddr {
+			return ev
+		}
+	}
+}
+
+// end waits for the watcher and checks its status and summary.
+func (w *watcher) end(t *testing.T) {
+	t.Helper()
+	if _, err := w.out.WriteTo(&bytes.Buffer{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Wait(); err != nil {
+		t.Fatalf("%v; stderr: %s", err, &w.stderr)
+	}
+	summary := regexp.MustCompile(`(?m)^conntrace: \d+ events? in [0-9.]+m?s.*; (none|\d+) lost`)
+	if !summary.Match(w.stderr.Bytes()) {
+		t.Errorf("no summary on stderr: %q", &w.stderr)
+	}
+}
+
+func TestWatchSeed(t *testing.T) {
+	l := listen(t, "tcp", "127.0.0.1:0")
+	w := watch(t, "--format", "json", "--pid", self)
+	ev := w.next(t, inetAddr(l.Addr()))
+	if ev.Event != "seed" || ev.Proto != "tcp" || *ev.Status != "LISTEN" || ev.Direction != nil || *ev.PID != os.Getpid() {
+		t.Errorf("seed: %+v", ev)
+	}
+	if _, err := time.Parse("2006-01-02T15:04:05.000000000Z", ev.Time); err != nil {
+		t.Error(err)
+	}
+	w.Process.Signal(syscall.SIGINT)
+	w.end(t)
+}
+
+// TestWatchIsDefault checks that watch needs no name, and its text.
+func TestWatchIsDefault(t *testing.T) {
+	l := listen(t, "tcp", "127.0.0.1:0")
+	out := mustRun(t, "--pid", self, "--event", "seed", "--port", inetPort(l), "--count", "1")
+	lines := strings.Split(out, "\n")
+	if len(lines) != 3 || !strings.HasPrefix(lines[0], "TIME ") || !strings.Contains(lines[1], " seed ") ||
+		!strings.Contains(lines[1], l.Addr().String()) || !strings.HasSuffix(lines[1], "LISTEN") {
+		t.Errorf("output:\n%s", out)
+	}
+}
+
+func inetPort(l net.Listener) string {
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+func TestWatchSignals(t *testing.T) {
+	l := listen(t, "tcp", "127.0.0.1:0")
+	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		for _, format := range []string{"text", "json"} {
+			w := watch(t, "--format", format, "-H", "--port", inetPort(l))
+			w.line(t) // it has begun
+			w.Process.Signal(sig)
+			w.end(t)
+		}
+	}
+}
+
+func TestWatchDuration(t *testing.T) {
+	start := time.Now()
+	w := watch(t, "--no-seed", "--duration", "300ms")
+	w.end(t)
+	if took := time.Since(start); took < 300*time.Millisecond {
+		t.Errorf("ended after %v", took)
+	}
+}
+
+func TestWatchQuiet(t *testing.T) {
+	if r := conntrace(t, "watch", "-q", "--duration", "100ms", "--backend", "procfs"); r.status != exitOK || r.stderr != "" {
+		t.Errorf("watch -q: exit status %d, stderr %q", r.status, r.stderr)
+	}
+}
+
+// TestWatchClosedPipe checks that watch ends with its reader, even if it has
+// nothing more to write.
+func TestWatchClosedPipe(t *testing.T) {
+	w := watch(t, "--no-seed", "--port", "1")
+	w.line(t) // the header
+	w.pipe.Close()
+	if err := w.Wait(); err != nil {
+		t.Error(err)
+	}
+	if strings.Contains(w.stderr.String(), " in ") {
+		t.Errorf("it was not quiet: %q", &w.stderr)
+	}
+}
+
+// TestWatchConnection follows a connection from its listener to its end.
+func TestWatchConnection(t *testing.T) {
+	testenv.Root(t)
+	w := watch(t, "--format", "json", "--backend", "ebpf", "--pid", self)
+	anchor := listen(t, "tcp", "127.0.0.1:0")
+	w.next(t, inetAddr(anchor.Addr())) // it has begun
+
+	l := listen(t, "tcp", "127.0.0.1:0")
+	if ev := w.next(t, inetAddr(l.Addr())); ev.Event != "listen" || *ev.PID != os.Getpid() {
+		t.Errorf("listen: %+v", ev)
+	}
+	start := time.Now()
+	client, server := connect(t, l)
+	if ev := w.next(t, inetAddr(client.LocalAddr())); ev.Event != "connect" || *ev.Direction != "outbound" || *ev.PID != os.Getpid() {
+		t.Errorf("connect: %+v", ev)
+	}
+	if late := time.Since(start); late > 500*time.Millisecond {
+		t.Errorf("the connection was shown after %v", late)
+	}
+	if ev := w.next(t, inetAddr(l.Addr())); ev.Event != "accept" || *ev.Direction != "inbound" || string(ev.Raddr) != inetAddr(client.LocalAddr()) {
+		t.Errorf("accept: %+v", ev)
+	}
+	client.Write([]byte("hello"))
+	server.Read(make([]byte, 5))
+	client.Close()
+	server.Close()
+	ev := w.next(t, inetAddr(client.LocalAddr()))
+	if ev.Event != "close" || ev.BytesSent == nil || *ev.BytesSent != 5 || ev.Duration == nil || *ev.Duration <= 0 || ev.Reason == nil || *ev.Reason != "fin" {
+		t.Errorf("close: %+v", ev)
+	}
+	w.Process.Signal(syscall.SIGTERM)
+	w.end(t)
+}
+
+func TestWatchFail(t *testing.T) {
+	testenv.Root(t)
+	l := listen(t, "tcp", "127.0.0.1:0")
+	w := watch(t, "--format", "json", "--backend", "ebpf", "--port", inetPort(l), "--event", "seed,fail", "--count", "2")
+	w.next(t, inetAddr(l.Addr())) // it has begun
+	l.Close()
+	if _, err := net.Dial("tcp", l.Addr().String()); err == nil {
+		t.Fatal("connected to a closed listener")
+	}
+	var ev event
+	line := w.line(t)
+	if err := json.Unmarshal([]byte(line), &ev); err != nil {
+		t.Fatal(err)
+	}
+	if ev.Event != "fail" || ev.Error == nil || *ev.Error != "ECONNREFUSED" || *ev.PID != os.Getpid() {
+		t.Errorf("fail: %s", line)
+	}
+	w.end(t) // by its count
+}
+
+// TestWatchRefused checks that an ordinary user is told why short connections may
+// be missed, and that the source he insists on is refused.
+func TestWatchRefused(t *testing.T) {
+	cmd := command(t, "watch", "--duration", "50ms")
+	asNobody(cmd)
+	if r := finish(t, cmd); r.status != exitOK || !strings.Contains(r.stderr, "may be missed: ebpf refused: ") {
+		t.Errorf("watch: exit status %d, stderr %q", r.status, r.stderr)
+	}
+	cmd = command(t, "watch", "--backend", "ebpf")
+	asNobody(cmd)
+	if r := finish(t, cmd); r.status != exitPermission || r.stdout != "" || strings.Count(r.stderr, "\n") != 1 {
+		t.Errorf("watch --backend ebpf: exit status %d, stderr %q", r.status, r.stderr)
+	}
+}

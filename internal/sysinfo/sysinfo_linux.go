@@ -1,0 +1,42 @@
+package sysinfo
+
+import (
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// hostPIDNamespace is the first PID namespace, PROC_PID_INIT_INO in
+// include/linux/proc_ns.h.
+const hostPIDNamespace = "pid:[4026531836]"
+
+// Read reads the facts.
+func Read() Info {
+	info := Info{OS: runtime.GOOS, Arch: runtime.GOARCH}
+	var name unix.Utsname
+	if unix.Uname(&name) == nil {
+		info.Release = unix.ByteSliceToString(name.Release[:])
+	}
+
+	_, err := os.Stat("/sys/kernel/btf/vmlinux")
+	namespace, _ := os.Readlink("/proc/self/ns/pid")
+	status := parseStatus(read("/proc/self/status"))
+	info.Linux = &Linux{
+		UID:             os.Geteuid(),
+		BTF:             err == nil,
+		Lockdown:        parseLockdown(read("/sys/kernel/security/lockdown")),
+		UnprivilegedBPF: parseUnprivilegedBPF(read("/proc/sys/kernel/unprivileged_bpf_disabled")),
+		Tracefs:         parseTracefs(read("/proc/self/mounts")),
+		Seccomp:         status.seccomp,
+		HostPIDs:        namespace == hostPIDNamespace,
+		Capabilities:    status.capabilities,
+	}
+	return info
+}
+
+// read returns a file's text, "" if it cannot be read: there is no fact then.
+func read(path string) string {
+	b, _ := os.ReadFile(path)
+	return string(b)
+}

@@ -1,0 +1,109 @@
+package conn
+
+import (
+	"net/netip"
+	"strconv"
+)
+
+// An Addr is the address of one end of a socket: IP and port, or the path of a
+// unix socket, or none (the zero Addr). Addrs can be compared with ==.
+type Addr struct {
+	ip   [16]byte // IPv4 in the first four bytes
+	path string
+	port uint16
+	form addrForm
+}
+
+type addrForm uint8
+
+const (
+	formNone addrForm = iota
+	formIPv4
+	formIPv6
+	formUnix
+)
+
+// AddrIPv4 returns the address of an AF_INET socket. Like psutil, it takes port
+// 0 for no address at all, whatever the IP.
+func AddrIPv4(ip [4]byte, port uint16) Addr {
+	if port == 0 {
+		return Addr{}
+	}
+	a := Addr{port: port, form: formIPv4}
+	copy(a.ip[:], ip[:])
+	return a
+}
+
+// AddrIPv6 returns the address of an AF_INET6 socket; an IPv4-mapped address
+// stays one. Port 0 gives no address, as with [AddrIPv4].
+func AddrIPv6(ip [16]byte, port uint16) Addr {
+	if port == 0 {
+		return Addr{}
+	}
+	return Addr{ip: ip, port: port, form: formIPv6}
+}
+
+// AddrFrom returns the Addr of ap: AF_INET for an IPv4 address, AF_INET6 for any
+// other, without its zone. Port 0 gives no address, as with [AddrIPv4].
+func AddrFrom(ap netip.AddrPort) Addr {
+	switch ip := ap.Addr(); {
+	case ip.Is4():
+		return AddrIPv4(ip.As4(), ap.Port())
+	case ip.Is6():
+		return AddrIPv6(ip.As16(), ap.Port())
+	}
+	return Addr{}
+}
+
+// AddrUnix returns the address of an AF_UNIX socket. The path is kept byte for
+// byte; an abstract name starts with '@', and each NUL in it is written '@' as
+// in /proc/net/unix. "" is a socket without a name, which is an address all the
+// same: psutil shows "" for it, not none.
+func AddrUnix(path string) Addr { return Addr{path: path, form: formUnix} }
+
+// IsValid reports whether there is an address.
+func (a Addr) IsValid() bool { return a.form != formNone }
+
+// IsUnix reports whether a is the address of a unix socket.
+func (a Addr) IsUnix() bool { return a.form == formUnix }
+
+// AddrPort returns IP and port; the zero AddrPort if a is not an inet address.
+func (a Addr) AddrPort() netip.AddrPort { return netip.AddrPortFrom(a.IP(), a.port) }
+
+// IP returns the IP address; the zero netip.Addr if a is not an inet address.
+func (a Addr) IP() netip.Addr {
+	switch a.form {
+	case formIPv4:
+		return netip.AddrFrom4([4]byte(a.ip[:4]))
+	case formIPv6:
+		return netip.AddrFrom16(a.ip)
+	}
+	return netip.Addr{}
+}
+
+// Port returns the port; 0 if a is not an inet address.
+func (a Addr) Port() uint16 { return a.port }
+
+// Path returns the path of a unix socket, "" for every other address.
+func (a Addr) Path() string { return a.path }
+
+// String returns "ip:port" ("[ip]:port" for IPv6) or the unix path as it is; ""
+// for none.
+func (a Addr) String() string { return string(a.Append(nil)) }
+
+// Append appends what [Addr.String] returns.
+func (a Addr) Append(dst []byte) []byte {
+	switch a.form {
+	case formIPv4:
+		dst = a.IP().AppendTo(dst)
+	case formIPv6:
+		dst = append(dst, '[')
+		dst = a.IP().AppendTo(dst)
+		dst = append(dst, ']')
+	case formUnix:
+		return append(dst, a.path...)
+	default:
+		return dst
+	}
+	return strconv.AppendUint(append(dst, ':'), uint64(a.port), 10)
+}

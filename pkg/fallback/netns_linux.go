@@ -1,0 +1,103 @@
+package fallback
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// callerDir is the directory of the calling thread, which may be in another
+// network namespace than its process.
+const callerDir = "/proc/thread-self"
+
+// A netns is a network namespace.
+type netns struct {
+	dir     string // directory in procfs of a process, or thread, that is in it
+	inode   uint32 // what tells it from others; 0: unknown
+	foreign bool   // not the one that is read unless a query asks for all
+}
+
+// netnsOf returns the namespace that the process with the directory dir is in.
+func netnsOf(dir string) (netns, error) {
+	name := dir + "/ns/net"
+	var st unix.Stat_t
+	if err := unix.Stat(name, &st); err != nil {
+		return netns{dir: dir}, &fs.PathError{Op: "stat", Path: name, Err: err}
+	}
+	return netns{dir: dir, inode: uint32(st.Ino)}, nil
+}
+
+// allNamespaces returns home and every other namespace that a process in root is
+// in. A warning in s says if some could not be looked at.
+func allNamespaces(root string, home netns, s *Snapshot) ([]netns, error) {
+	proc, err := openProcFDs(root)
+	if err != nil {
+		return nil, err
+	}
+	defer proc.close()
+	pids, err := proc.pids()
+	if err != nil {
+		return nil, err
+	}
+	all := []netns{home}
+	seen := map[uint32]bool{home.inode: true}
+	denied := 0
+	for _, pid := range pids {
+		ns, err := netnsOf(root + "/" + strconv.Itoa(int(pid)))
+		if errors.Is(err, fs.ErrPermission) {
+			denied++
+		}
+		if err != nil || seen[ns.inode] {
+			continue
+		}
+		seen[ns.inode] = true
+		ns.foreign = true
+		all = append(all, ns)
+	}
+	if denied > 0 {
+		s.Warnings = append(s.Warnings, fmt.Errorf("network namespaces of %d processes: %w", denied, fs.ErrPermission))
+	}
+	return all, nil
+}
+
+// inNetNS calls f on a thread that is in ns.
+func inNetNS(ns netns, f func() error) error {
+	if !ns.foreign {
+		return f()
+	}
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		back, err := visitNetNS(ns, f)
+		if back {
+			runtime.UnlockOSThread()
+		} // else the runtime ends the thread with the goroutine
+		result <- err
+	}()
+	return <-result
+}
+
+// visitNetNS moves the calling thread to ns, calls f, and moves it back to where
+// it was; back reports whether it is there.
+func visitNetNS(ns netns, f func() error) (back bool, err error) {
+	here, err := os.Open(callerDir + "/ns/net")
+	if err != nil {
+		return true, err
+	}
+	defer here.Close()
+	there, err := os.Open(ns.dir + "/ns/net")
+	if err != nil {
+		return true, err
+	}
+	defer there.Close()
+	if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
+		return true, fmt.Errorf("setns: %w", err)
+	}
+	err = f()
+	return unix.Setns(int(here.Fd()), unix.CLONE_NEWNET) == nil, err
+}

@@ -1,0 +1,163 @@
+package fallback
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/conntrace/conntrace/internal/procinfo"
+	"github.com/conntrace/conntrace/pkg/conn"
+)
+
+// A table is one of the kernel's socket tables.
+type table struct {
+	kind   conn.Kind
+	family conn.Family
+	typ    conn.Type // any, if 0
+	file   string    // name in /proc/PID/net
+}
+
+// optional reports whether the kernel may lack t: it does where IPv6 is off.
+func (t *table) optional() bool { return t.family == conn.Inet6 }
+
+// tables lists the tables in psutil's order.
+var tables = [...]table{
+	{conn.KindTCP4, conn.Inet, conn.Stream, "tcp"},
+	{conn.KindTCP6, conn.Inet6, conn.Stream, "tcp6"},
+	{conn.KindUDP4, conn.Inet, conn.Datagram, "udp"},
+	{conn.KindUDP6, conn.Inet6, conn.Datagram, "udp6"},
+	{conn.KindUnix, conn.Unix, 0, "unix"},
+}
+
+// A tableReader reads the socket tables of a network namespace.
+type tableReader interface {
+	// home returns the namespace that is read unless a query asks for all.
+	home() netns
+
+	// read appends the sockets of ns that are of the kinds, without an owner, to
+	// s.Conns, and what it could not understand to s.Warnings.
+	read(ctx context.Context, ns netns, kinds conn.Kind, s *Snapshot) error
+}
+
+// A linuxSource joins socket tables with the descriptors in procfs.
+type linuxSource struct {
+	name   string
+	root   string // of procfs
+	procs  *procinfo.Reader
+	tables tableReader
+	size   atomic.Int64 // of the last answer: room for the next one
+}
+
+func newLinuxSource(name, root string, tables tableReader) (*linuxSource, error) {
+	procs, err := procinfo.New(root)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return &linuxSource{name: name, root: root, procs: procs, tables: tables}, nil
+}
+
+func (s *linuxSource) Name() string { return s.name }
+
+func (s *linuxSource) Snapshot(ctx context.Context, q Query) (Snapshot, error) {
+	snap, err := s.snapshot(ctx, q)
+	if err != nil {
+		return Snapshot{}, fmt.Errorf("%s: %w", s.name, err)
+	}
+	return snap, nil
+}
+
+func (s *linuxSource) snapshot(ctx context.Context, q Query) (snap Snapshot, err error) {
+	if err := q.Kind.Check(); err != nil {
+		return snap, err
+	}
+	if q.PID != 0 {
+		if _, err := s.procs.Lookup(q.PID); err != nil {
+			return snap, err
+		}
+	}
+	// The descriptors are read after the tables: a socket in a table has its owner
+	// then unless it was closed meanwhile. The other way round every socket opened
+	// meanwhile would be without one, and a poller would report it so.
+	snap.Conns = make([]conn.Conn, 0, s.size.Load()*5/4)
+	if err := s.readTables(ctx, q, &snap); err != nil {
+		return snap, err
+	}
+	holders, hidden, err := s.readHolders(ctx, q)
+	if err != nil {
+		return snap, err
+	}
+	snap.Hidden = hidden
+	s.size.Store(int64(len(snap.Conns)))
+	snap.Conns = join(snap.Conns, holders, q)
+	s.addProcesses(snap.Conns)
+	return snap, nil
+}
+
+// readTables reads the tables of every namespace that q asks for.
+func (s *linuxSource) readTables(ctx context.Context, q Query, snap *Snapshot) error {
+	namespaces := []netns{s.tables.home()}
+	if q.AllNamespaces {
+		var err error
+		if namespaces, err = allNamespaces(s.root, namespaces[0], snap); err != nil {
+			return err
+		}
+	}
+	for _, ns := range namespaces {
+		first, warnings := len(snap.Conns), len(snap.Warnings)
+		if err := s.tables.read(ctx, ns, q.Kind, snap); err != nil {
+			if !ns.foreign || ctx.Err() != nil {
+				return err
+			}
+			snap.Warnings = append(snap.Warnings, fmt.Errorf("network namespace %d: %w", ns.inode, err))
+		}
+		if len(snap.Warnings) == warnings {
+			snap.Namespaces = append(snap.Namespaces, ns.inode)
+		}
+		if ns.inode != 0 {
+			for i := first; i < len(snap.Conns); i++ {
+				c := &snap.Conns[i]
+				c.NetNS = ns.inode
+				c.Known |= conn.KnownNetNS
+			}
+		}
+	}
+	return nil
+}
+
+// readHolders reads the descriptors that matter to q, ascending by (PID, FD).
+// hidden counts the processes that may not be read.
+func (s *linuxSource) readHolders(ctx context.Context, q Query) (holders []holder, hidden int, err error) {
+	proc, err := openProcFDs(s.root)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer proc.close()
+	if q.PID != 0 {
+		holders, err = proc.appendHolders(nil, q.PID)
+		if err != nil {
+			return nil, 0, processError(q.PID, err)
+		}
+		if !q.Holders || len(holders) == 0 {
+			return holders, 0, nil
+		}
+	}
+	return proc.allHolders(ctx)
+}
+
+// addProcesses fills in what is known of the owners. Rows of one process share
+// it. It is left unknown for a process that has ended meanwhile.
+func (s *linuxSource) addProcesses(rows []conn.Conn) {
+	procs := make(map[int32]*conn.Process)
+	for i := range rows {
+		c := &rows[i]
+		if c.PID == 0 {
+			continue
+		}
+		p, ok := procs[c.PID]
+		if !ok {
+			p, _ = s.procs.Lookup(c.PID)
+			procs[c.PID] = p
+		}
+		c.Process = p
+	}
+}

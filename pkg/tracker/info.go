@@ -1,0 +1,47 @@
+package tracker
+
+// Info says how a tracker sees what it sees. It does not change while the
+// tracker runs.
+type Info struct {
+	Source  Source    // the source in use
+	Hooks   []Hook    // what is attached to the kernel; none if Source polls
+	Refused []Refusal // every better source or hook that could not be had, best first
+	Limits  []string  // what cannot be seen this way, a sentence each
+}
+
+// A Hook is a BPF program and where it is attached.
+type Hook struct {
+	Purpose string // what it sees: "tcp states", "accept"
+	Attach  string // the attach point, in libbpf's notation: "tp_btf/inet_sock_set_state"
+	Program uint32 // the kernel's ID of the program, as bpftool shows it
+}
+
+// A Refusal is a source or hook that could not be had.
+type Refusal struct {
+	What   string // "ebpf", "fexit/inet_csk_accept"
+	Err    error  // the reason
+	Remedy string // what would mend it; "" if nothing would
+}
+
+// Stats is the account of a tracker since it was opened. At rest, Seen equals
+// Delivered plus Lost.Total of the kernel side, exactly.
+type Stats struct {
+	Seen        uint64 // events that the hooks, or the poller, saw
+	Delivered   uint64 // events that reached the table and the subscribers
+	Lost        Lost
+	Reconciled  uint64 // connections that were repaired from the kernel's tables after a loss
+	Connections int    // TCP sockets in the table now, listeners included
+	Subscribers int    // subscriptions that are open now
+	Polls       uint64 // looks at the tables, where the source polls
+}
+
+// Lost counts what was lost, by cause.
+type Lost struct {
+	RingFull       uint64 // events that found the ring buffer full
+	MapFull        uint64 // accepted connections whose owner found no room in the kernel's map
+	Recursion      uint64 // state changes at which the kernel skipped the hooks, as they were running on that CPU already
+	SlowSubscriber uint64 // events that found a subscription's buffer full, summed over subscriptions
+}
+
+// Events returns how many events never reached the table.
+func (l Lost) Events() uint64 { return l.RingFull + l.Recursion }

@@ -1,0 +1,345 @@
+package tracker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/conntrace/conntrace/bpf"
+	"github.com/conntrace/conntrace/internal/procinfo"
+	"github.com/conntrace/conntrace/internal/ringbuf"
+	"github.com/conntrace/conntrace/internal/sysinfo"
+	"github.com/conntrace/conntrace/pkg/conn"
+	"github.com/conntrace/conntrace/pkg/fallback"
+)
+
+// live is the backend that is fed by BPF programs.
+//
+// One goroutine (run) waits for the ring buffer, lets records gather for a moment,
+// and drains it into the table and the hub. Whoever needs the table as of now
+// drains it too; mu makes them take turns. Scans of the kernel's tables run beside
+// and are merged under mu.
+type live struct {
+	cfg   Config
+	hooks *hooks
+	ring  *ringbuf.Reader
+	hub   *hub
+	scans fallback.Source // what scans read
+	netns uint32          // the caller's namespace
+
+	mu        sync.Mutex
+	table     *table
+	processes *processCache
+	wall      time.Duration // what to add to CLOCK_MONOTONIC to get the wall clock
+	account   Stats         // Delivered, Reconciled, Polls
+	lost      uint64        // losses in the kernel that a gap event has told
+	closed    bool
+
+	scanMu   sync.Mutex // one scan at a time
+	lastScan time.Time  // when it began; guarded by scanMu
+
+	repair chan struct{} // holds a token when events were lost
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+const (
+	// gather is how long records wait for company after the first one has woken the
+	// reader: it bounds the number of wake-ups, and the delay of an event.
+	gather = 10 * time.Millisecond
+
+	// housekeeping is the longest time between two looks at the account.
+	housekeeping = time.Second
+)
+
+// openLive attaches first and scans second, so that nothing falls in between.
+func openLive(ctx context.Context, cfg Config, h *hub) (backend, Info, error) {
+	// Without these the kernel's errors are many, and most say something else.
+	if linux := sysinfo.Read().Linux; len(missingCapabilities(linux, bpfCapabilities...)) > 0 {
+		return nil, Info{}, unix.EPERM
+	}
+	scans, err := fallback.Netlink(cfg.ProcFS)
+	if err != nil {
+		return nil, Info{}, err
+	}
+	reader, err := procinfo.New(cfg.ProcFS)
+	if err != nil {
+		return nil, Info{}, err
+	}
+	netns, err := currentNetNS()
+	if err != nil {
+		return nil, Info{}, err
+	}
+	hooks, err := attachHooks(cfg)
+	if err != nil {
+		return nil, Info{}, err
+	}
+	ring, err := ringbuf.New(hooks.collection.Maps[bpf.TrackerMapEvents])
+	if err != nil {
+		return nil, Info{}, errors.Join(err, hooks.close())
+	}
+	l := &live{
+		cfg: cfg, hooks: hooks, ring: ring, hub: h, scans: scans, netns: netns,
+		table: newTable(), processes: newProcessCache(reader),
+		repair: make(chan struct{}, 1),
+	}
+	if err := l.scan(ctx); err != nil {
+		return nil, Info{}, errors.Join(fmt.Errorf("read the sockets that exist: %w", err), ring.Close(), hooks.close())
+	}
+	// Nobody was there yet to whom the sockets that exist would have been news.
+	l.account.Reconciled = 0
+	h.flush = l.flush
+
+	background, cancel := context.WithCancel(context.Background())
+	l.cancel = cancel
+	l.wg.Go(l.run)
+	l.wg.Go(func() { l.repairLoop(background) })
+	return l, Info{Hooks: hooks.info, Refused: hooks.refused, Limits: hooks.limits}, nil
+}
+
+// currentNetNS returns the inode number of the caller's network namespace.
+func currentNetNS() (uint32, error) {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
+		return 0, &os.PathError{Op: "stat", Path: "/proc/thread-self/ns/net", Err: err}
+	}
+	return uint32(st.Ino), nil
+}
+
+// run drains the ring buffer until the tracker is closed.
+func (l *live) run() {
+	for {
+		if err := l.ring.Wait(int(housekeeping.Milliseconds())); err != nil {
+			if !errors.Is(err, os.ErrClosed) {
+				l.cfg.Logger.Error("the stream of events has ended", "err", err)
+			}
+			return
+		}
+		if l.ring.Used() > 0 {
+			time.Sleep(gather)
+		}
+		l.mu.Lock()
+		l.drain()
+		l.checkLosses()
+		l.mu.Unlock()
+	}
+}
+
+// drain applies everything that is in the ring buffer. mu is held.
+func (l *live) drain() {
+	if l.closed {
+		return
+	}
+	l.wall = wallOffset()
+	var e conn.Event
+	n := l.ring.Drain(func(raw []byte) {
+		r, err := decode(raw)
+		if err != nil {
+			l.cfg.Logger.Error("dropped a record", "err", err)
+			return
+		}
+		var owner *conn.Process
+		if r.socket != nil && r.socket.Owner.Pid != 0 {
+			owner = l.processes.get(r.socket)
+		}
+		if l.table.apply(r, owner, l.time(r.header.Time), &e) {
+			l.hub.publish(&e)
+		}
+	})
+	l.account.Delivered += uint64(n)
+}
+
+// flush publishes everything that has happened until now.
+func (l *live) flush() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.drain()
+}
+
+// wallOffset returns what to add to CLOCK_MONOTONIC, which BPF reads, to get the
+// wall clock.
+func wallOffset() time.Duration {
+	var monotonic unix.Timespec
+	unix.ClockGettime(unix.CLOCK_MONOTONIC, &monotonic) // cannot fail: the clock exists
+	return time.Duration(time.Now().UnixNano() - monotonic.Nano())
+}
+
+func (l *live) time(monotonic uint64) time.Time {
+	return time.Unix(0, int64(monotonic)+int64(l.wall))
+}
+
+// checkLosses tells of events that were lost on the way to the ring buffer, and
+// has the table repaired. mu is held.
+func (l *live) checkLosses() {
+	if l.closed {
+		return
+	}
+	account, err := l.hooks.account()
+	if err != nil {
+		l.cfg.Logger.Error("cannot tell what was lost", "err", err)
+		return
+	}
+	lost := account.Lost.Events()
+	if lost <= l.lost {
+		return
+	}
+	e := gapEvent(time.Now(), lost-l.lost)
+	l.lost = lost
+	l.hub.publish(&e)
+	select {
+	case l.repair <- struct{}{}:
+	default:
+	}
+}
+
+// repairLoop scans whenever events were lost.
+func (l *live) repairLoop(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.repair:
+		}
+		if err := l.scan(ctx); err != nil && ctx.Err() == nil {
+			l.cfg.Logger.Error("cannot repair the table after a loss", "err", err)
+		}
+	}
+}
+
+// scan reads the kernel's own tables and merges them into ours.
+func (l *live) scan(ctx context.Context) error {
+	l.scanMu.Lock()
+	defer l.scanMu.Unlock()
+	return l.scanLocked(ctx)
+}
+
+func (l *live) scanLocked(ctx context.Context) error {
+	began := time.Now()
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return errClosed
+	}
+	l.drain()
+	start := l.table.beginScan()
+	l.mu.Unlock()
+
+	snap, err := l.scans.Snapshot(ctx, fallback.Query{Kind: conn.KindTCP, Holders: true, AllNamespaces: true})
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.table.abortScan()
+		return err
+	}
+	if l.closed {
+		return errClosed
+	}
+	for _, w := range snap.Warnings {
+		l.cfg.Logger.Warn("scan of the socket tables", "warning", w)
+	}
+	l.drain()
+	l.table.merge(&snap, start, time.Now(), func(e *conn.Event) {
+		l.account.Reconciled++
+		l.hub.publish(e)
+	})
+	l.account.Polls++
+	l.lastScan = began
+	return nil
+}
+
+// refresh scans if the last scan is older than cfg.Freshness.
+func (l *live) refresh(ctx context.Context) error {
+	if l.cfg.Freshness < 0 {
+		return nil
+	}
+	l.scanMu.Lock()
+	defer l.scanMu.Unlock()
+	if time.Since(l.lastScan) <= l.cfg.Freshness {
+		return nil
+	}
+	return l.scanLocked(ctx)
+}
+
+func (l *live) appendConnections(dst []conn.Conn, kind conn.Kind) ([]conn.Conn, error) {
+	if kind&conn.KindTCP != 0 {
+		if err := l.refresh(context.Background()); err != nil {
+			return dst, err
+		}
+	}
+	// What is not TCP is not tracked: it is asked for.
+	if other := kind &^ conn.KindTCP; other != 0 {
+		snap, err := l.scans.Snapshot(context.Background(), fallback.Query{Kind: other})
+		if err != nil {
+			return dst, err
+		}
+		dst = append(dst, snap.Conns...)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return dst, errClosed
+	}
+	l.drain()
+	return l.table.appendRows(dst, kind, l.netns), nil
+}
+
+func (l *live) subscribe(f Filter) (*Subscription, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, errClosed
+	}
+	l.drain()
+	var seeds []conn.Event
+	if !f.NoSeed {
+		seeds = l.table.seeds(time.Now())
+	}
+	return l.hub.add(f, seeds)
+}
+
+func (l *live) stats() Stats {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed {
+		l.drain()
+		l.updateAccount()
+	}
+	return l.account
+}
+
+// updateAccount reads the kernel's part of the account. mu is held.
+func (l *live) updateAccount() {
+	account, err := l.hooks.account()
+	if err != nil {
+		l.cfg.Logger.Error("cannot read the account", "err", err)
+		return
+	}
+	l.account.Seen, l.account.Lost = account.Seen, account.Lost
+	l.account.Connections = len(l.table.sockets)
+}
+
+func (l *live) close() error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return nil
+	}
+	detachErr := l.hooks.detach() // what was seen until now is still delivered
+	l.drain()
+	l.updateAccount()
+	l.closed = true
+	l.mu.Unlock()
+
+	l.cancel()
+	l.ring.Interrupt()
+	l.wg.Wait()
+	l.scanMu.Lock() // a scan on behalf of Connections
+	defer l.scanMu.Unlock()
+	return errors.Join(detachErr, l.ring.Close(), l.hooks.close())
+}

@@ -1,0 +1,63 @@
+package tracker
+
+import (
+	"bytes"
+
+	"github.com/conntrace/conntrace/internal/procinfo"
+	"github.com/conntrace/conntrace/pkg/conn"
+)
+
+// A processCache turns the owners in records into conn.Processes, one for each
+// process and program, so that events share them. It forgets those that were not
+// used for a while: entries live in two generations, and the older one is dropped
+// when the younger is full.
+type processCache struct {
+	reader     *procinfo.Reader
+	young, old map[processKey]*conn.Process
+}
+
+// generation is how many processes a generation of the cache holds.
+const generation = 2048
+
+// A processKey tells a process, and the program that it runs.
+type processKey struct {
+	start uint64
+	pid   uint32
+	exec  uint32
+	comm  [16]byte
+}
+
+func newProcessCache(r *procinfo.Reader) *processCache {
+	return &processCache{reader: r, young: make(map[processKey]*conn.Process)}
+}
+
+// get returns the owner of s as the kernel saw it. Its executable is looked up in
+// procfs when the process is seen for the first time, and stays unknown if it has
+// exited by then.
+func (c *processCache) get(s *wireSocket) *conn.Process {
+	o := &s.Owner
+	key := processKey{start: o.Start, pid: o.Pid, exec: o.Exec, comm: o.Comm}
+	if p := c.young[key]; p != nil {
+		return p
+	}
+	p := c.old[key]
+	if p == nil {
+		comm, _, _ := bytes.Cut(o.Comm[:], []byte{0})
+		p = &conn.Process{
+			PID:    int32(o.Pid),
+			UID:    o.Uid,
+			HasUID: true,
+			Start:  c.reader.FromBoot(o.Start),
+			Comm:   string(comm),
+			Cgroup: o.Cgroup,
+		}
+		if now, err := c.reader.Lookup(p.PID); err == nil && now.Start.Equal(p.Start) && now.Comm == p.Comm {
+			p.Executable = now.Executable
+		}
+	}
+	if len(c.young) >= generation {
+		c.old, c.young = c.young, make(map[processKey]*conn.Process)
+	}
+	c.young[key] = p
+	return p
+}

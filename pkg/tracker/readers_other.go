@@ -1,0 +1,13 @@
+//go:build !linux
+
+package tracker
+
+import "github.com/conntrace/conntrace/pkg/fallback"
+
+// readers are the tables that can be read.
+var readers = []reader{
+	{SourceNative, func(string) (fallback.Source, error) { return fallback.Native() }},
+}
+
+// candidates are the sources of a live tracker.
+var candidates = pollingCandidates(readers)
