@@ -45,7 +45,7 @@ enum { BPF_SK_STORAGE_GET_F_CREATE = 1 };
 
 /* include/linux/socket.h, include/uapi/linux/in.h, include/uapi/linux/stat.h */
 enum { AF_INET = 2, AF_INET6 = 10 };
-enum { IPPROTO_TCP = 6, IPPROTO_MPTCP = 262 };
+enum { IPPROTO_TCP = 6, IPPROTO_UDP = 17, IPPROTO_MPTCP = 262 };
 enum { S_IFMT = 0170000, S_IFSOCK = 0140000 };
 
 /* include/net/tcp_states.h */
@@ -127,9 +127,15 @@ struct socket {
 	struct sock *sk;
 };
 
+struct socket_alloc {
+	struct socket socket;
+	struct inode vfs_inode;
+};
+
 struct sock {
 	struct sock_common __sk_common;
 	u16 sk_protocol;
+	u16 sk_type;
 	int sk_err;
 	kuid_t sk_uid;
 	struct socket *sk_socket;
@@ -153,6 +159,32 @@ struct tcp_sock {
 	u32 srtt_us;
 };
 
+struct inet_timewait_sock {
+	volatile unsigned char tw_substate;
+};
+
+struct tcp_timewait_sock {
+	struct inet_timewait_sock tw_sk;
+};
+
+struct udp_sock {
+	struct inet_sock inet;
+};
+
+struct sockaddr_un {
+	char sun_path[108];
+};
+
+struct unix_address {
+	int len;
+	struct sockaddr_un name[0];
+};
+
+struct unix_sock {
+	struct sock sk;
+	struct unix_address *addr;
+};
+
 struct mptcp_sock {
 	struct sock *first;
 };
@@ -167,6 +199,7 @@ struct files_struct {
 };
 
 struct task_struct {
+	int pid;
 	int tgid;
 	u64 start_boottime;
 	u32 self_exec_id;
@@ -194,6 +227,38 @@ struct trace_event_raw_sys_exit {
 /* include/net/sock.h, from 6.10: the second parameter of inet_csk_accept() */
 struct proto_accept_arg {
 	int err;
+};
+
+/* What the kernel passes to iterators. */
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+
+struct bpf_iter__tcp {
+	struct bpf_iter_meta *meta;
+	struct sock_common *sk_common;
+	u32 uid;
+};
+
+struct bpf_iter__udp {
+	struct bpf_iter_meta *meta;
+	struct udp_sock *udp_sk;
+	u32 uid;
+};
+
+struct bpf_iter__unix {
+	struct bpf_iter_meta *meta;
+	struct unix_sock *unix_sk;
+	u32 uid;
+};
+
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	u32 fd;
+	struct file *file;
 };
 
 #pragma clang attribute pop

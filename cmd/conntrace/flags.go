@@ -167,14 +167,7 @@ func (f *matchFlags) match(c *conn.Conn) bool {
 	if len(f.ports) > 0 && !slices.Contains(f.ports, c.Laddr.Port()) && !slices.Contains(f.ports, c.Raddr.Port()) {
 		return false
 	}
-	return len(f.prefixes) == 0 || f.inPrefix(c.Laddr) || f.inPrefix(c.Raddr)
-}
-
-func (f *matchFlags) inPrefix(a conn.Addr) bool {
-	ip := a.IP()
-	return slices.ContainsFunc(f.prefixes, func(p netip.Prefix) bool {
-		return p.Contains(ip) || p.Contains(ip.Unmap())
-	})
+	return len(f.prefixes) == 0 || c.Laddr.In(f.prefixes) || c.Raddr.In(f.prefixes)
 }
 
 // addFormat adds --format with its choices, the first of which is the default.

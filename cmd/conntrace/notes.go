@@ -54,7 +54,7 @@ func noteSnapshot(stderr io.Writer, s *tracker.Snapshot) {
 		say(stderr, "warning: %v", warning)
 	}
 	if s.Hidden > 0 {
-		say(stderr, "%s may not be looked into, so their sockets are without a process: %s",
+		say(stderr, "%s may not be looked into, and what is held there shows no PID: %s",
 			count(s.Hidden, "process", "processes"), toSeeAll())
 	}
 	for _, r := range s.Refused {

@@ -1,7 +1,9 @@
 package conn
 
 import (
+	"bytes"
 	"net/netip"
+	"slices"
 	"strconv"
 )
 
@@ -61,6 +63,17 @@ func AddrFrom(ap netip.AddrPort) Addr {
 // same: psutil shows "" for it, not none.
 func AddrUnix(path string) Addr { return Addr{path: path, form: formUnix} }
 
+// AddrSunPath returns the address of an AF_UNIX socket that is bound to name, the
+// bytes of sockaddr_un.sun_path (unix(7)). A path ends at its first NUL. A name that
+// begins with NUL is abstract; each NUL in it becomes '@', as in /proc/net/unix.
+func AddrSunPath(name []byte) Addr {
+	if len(name) > 0 && name[0] == 0 {
+		return AddrUnix(string(bytes.ReplaceAll(name, []byte{0}, []byte{'@'})))
+	}
+	path, _, _ := bytes.Cut(name, []byte{0})
+	return AddrUnix(string(path))
+}
+
 // IsValid reports whether there is an address.
 func (a Addr) IsValid() bool { return a.form != formNone }
 
@@ -86,6 +99,15 @@ func (a Addr) Port() uint16 { return a.port }
 
 // Path returns the path of a unix socket, "" for every other address.
 func (a Addr) Path() string { return a.path }
+
+// In reports whether the IP address is in one of the prefixes. An IPv4 prefix
+// covers IPv4-mapped IPv6 addresses too.
+func (a Addr) In(prefixes []netip.Prefix) bool {
+	ip := a.IP()
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool {
+		return p.Contains(ip) || p.Contains(ip.Unmap())
+	})
+}
 
 // String returns "ip:port" ("[ip]:port" for IPv6) or the unix path as it is; ""
 // for none.

@@ -57,7 +57,7 @@ func BenchmarkTables(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				s.Conns = s.Conns[:0]
-				must(b, tables.read(context.Background(), tables.home(), conn.KindTCP, &s))
+				must(b, tables.Read(context.Background(), tables.Home(), conn.KindTCP, &s))
 			}
 		})
 	}
@@ -67,11 +67,8 @@ func BenchmarkHolders(b *testing.B) {
 	manySockets(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		proc, err := openProcFDs("/proc")
+		holders, _, err := procHolders{"/proc"}.All(context.Background())
 		must(b, err)
-		holders, _, err := proc.allHolders(context.Background())
-		must(b, err)
-		proc.close()
 		if len(holders) < benchSockets {
 			b.Fatalf("%d holders", len(holders))
 		}
@@ -81,10 +78,7 @@ func BenchmarkHolders(b *testing.B) {
 func BenchmarkJoin(b *testing.B) {
 	manySockets(b)
 	s := snapshot(b, sources(b)[0], Query{Kind: conn.KindTCP})
-	proc, err := openProcFDs("/proc")
-	must(b, err)
-	defer proc.close()
-	holders, _, err := proc.allHolders(context.Background())
+	holders, _, err := procHolders{"/proc"}.All(context.Background())
 	must(b, err)
 	b.ReportAllocs()
 	for b.Loop() {

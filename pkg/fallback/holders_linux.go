@@ -31,10 +31,17 @@ func openProcFDs(root string) (*procFDs, error) {
 
 func (p *procFDs) close() { unix.Close(p.root) }
 
-// allHolders returns the holders of every process, ascending by (PID, FD), and
-// how many processes may not be read. As in psutil, a process that may not be
-// read throughout holds nothing, and one that has vanished neither.
-func (p *procFDs) allHolders(ctx context.Context) (holders []holder, hidden int, err error) {
+// procHolders reads who holds which socket in the procfs at root.
+type procHolders struct{ root string }
+
+// All implements [Holders]. As in psutil, a process that may not be read throughout
+// holds nothing, and one that has vanished neither.
+func (h procHolders) All(ctx context.Context) (holders []Holding, hidden int, err error) {
+	p, err := openProcFDs(h.root)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer p.close()
 	pids, err := p.pids()
 	if err != nil {
 		return nil, 0, err
@@ -54,6 +61,20 @@ func (p *procFDs) allHolders(ctx context.Context) (holders []holder, hidden int,
 		}
 	}
 	return holders, hidden, nil
+}
+
+// holdersOf returns what the process pid holds.
+func holdersOf(root string, pid int32) ([]Holding, error) {
+	p, err := openProcFDs(root)
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	holders, err := p.appendHolders(nil, pid)
+	if err != nil {
+		return nil, processError(pid, err)
+	}
+	return holders, nil
 }
 
 // pids returns all processes, ascending: that is how proc_pid_readdir lists them.
@@ -77,7 +98,7 @@ func (p *procFDs) pids() ([]int32, error) {
 // appendHolders appends the sockets among the descriptors of the process pid, as
 // its thread-group leader has them. They are ascending: that is how
 // proc_readfd_common lists them.
-func (p *procFDs) appendHolders(dst []holder, pid int32) ([]holder, error) {
+func (p *procFDs) appendHolders(dst []Holding, pid int32) ([]Holding, error) {
 	fd, err := unix.Openat(p.root, strconv.Itoa(int(pid))+"/fd", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -101,7 +122,7 @@ func (p *procFDs) appendHolders(dst []holder, pid int32) ([]holder, error) {
 			return nil, err // the process has changed its credentials
 		}
 		if inode != 0 {
-			dst = append(dst, holder{inode, conn.Holder{PID: pid, FD: int32(fd)}})
+			dst = append(dst, Holding{Inode: inode, Holder: conn.Holder{PID: pid, FD: int32(fd)}})
 		}
 	}
 }

@@ -40,16 +40,13 @@ func Netlink(procfsRoot string) (Source, error) {
 	if err := d.probe(); err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
-	return newLinuxSource("netlink", procfsRoot, d)
+	return NewSource("netlink", procfsRoot, d, procHolders{procfsRoot})
 }
 
 // sockDiag reads socket tables by sock_diag.
 type sockDiag struct{ buffers *sync.Pool }
 
-func (sockDiag) home() netns {
-	ns, _ := netnsOf(callerDir) // where procfs is not there, it is unknown
-	return ns
-}
+func (sockDiag) Home() Namespace { return CallerNamespace() }
 
 // probe asks for no socket of each table, which loads the kernel's modules.
 func (d sockDiag) probe() error {
@@ -71,9 +68,9 @@ func (d sockDiag) probe() error {
 	return nil
 }
 
-func (d sockDiag) read(ctx context.Context, ns netns, kinds conn.Kind, s *Snapshot) error {
+func (d sockDiag) Read(ctx context.Context, ns Namespace, kinds conn.Kind, s *Snapshot) error {
 	var c *diagConn
-	err := inNetNS(ns, func() (err error) {
+	err := ns.Do(func() (err error) {
 		c, err = d.open()
 		return err
 	})

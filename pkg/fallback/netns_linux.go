@@ -15,26 +15,26 @@ import (
 // network namespace than its process.
 const callerDir = "/proc/thread-self"
 
-// A netns is a network namespace.
-type netns struct {
+// A Namespace is a network namespace.
+type Namespace struct {
 	dir     string // directory in procfs of a process, or thread, that is in it
 	inode   uint32 // what tells it from others; 0: unknown
 	foreign bool   // not the one that is read unless a query asks for all
 }
 
 // netnsOf returns the namespace that the process with the directory dir is in.
-func netnsOf(dir string) (netns, error) {
+func netnsOf(dir string) (Namespace, error) {
 	name := dir + "/ns/net"
 	var st unix.Stat_t
 	if err := unix.Stat(name, &st); err != nil {
-		return netns{dir: dir}, &fs.PathError{Op: "stat", Path: name, Err: err}
+		return Namespace{dir: dir}, &fs.PathError{Op: "stat", Path: name, Err: err}
 	}
-	return netns{dir: dir, inode: uint32(st.Ino)}, nil
+	return Namespace{dir: dir, inode: uint32(st.Ino)}, nil
 }
 
 // allNamespaces returns home and every other namespace that a process in root is
 // in. A warning in s says if some could not be looked at.
-func allNamespaces(root string, home netns, s *Snapshot) ([]netns, error) {
+func allNamespaces(root string, home Namespace, s *Snapshot) ([]Namespace, error) {
 	proc, err := openProcFDs(root)
 	if err != nil {
 		return nil, err
@@ -44,7 +44,7 @@ func allNamespaces(root string, home netns, s *Snapshot) ([]netns, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := []netns{home}
+	all := []Namespace{home}
 	seen := map[uint32]bool{home.inode: true}
 	denied := 0
 	for _, pid := range pids {
@@ -65,8 +65,19 @@ func allNamespaces(root string, home netns, s *Snapshot) ([]netns, error) {
 	return all, nil
 }
 
-// inNetNS calls f on a thread that is in ns.
-func inNetNS(ns netns, f func() error) error {
+// CallerNamespace returns the namespace of the calling thread, whose number is
+// unknown where procfs is not there.
+func CallerNamespace() Namespace {
+	ns, _ := netnsOf(callerDir)
+	return ns
+}
+
+// Inode returns the number that tells ns from others, as in /proc/PID/ns/net; 0 if
+// it is unknown.
+func (ns Namespace) Inode() uint32 { return ns.inode }
+
+// Do calls f on a thread that is in ns.
+func (ns Namespace) Do(f func() error) error {
 	if !ns.foreign {
 		return f()
 	}
@@ -84,7 +95,7 @@ func inNetNS(ns netns, f func() error) error {
 
 // visitNetNS moves the calling thread to ns, calls f, and moves it back to where
 // it was; back reports whether it is there.
-func visitNetNS(ns netns, f func() error) (back bool, err error) {
+func visitNetNS(ns Namespace, f func() error) (back bool, err error) {
 	here, err := os.Open(callerDir + "/ns/net")
 	if err != nil {
 		return true, err

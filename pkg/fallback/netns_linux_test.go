@@ -133,9 +133,9 @@ func TestCallersNamespace(t *testing.T) {
 func TestNamespaceGone(t *testing.T) {
 	for _, src := range sources(t) {
 		tables := src.(*linuxSource).tables
-		gone := netns{dir: t.TempDir(), inode: 1, foreign: true}
+		gone := Namespace{dir: t.TempDir(), inode: 1, foreign: true}
 		var s Snapshot
-		if err := tables.read(context.Background(), gone, conn.KindTCP, &s); err == nil {
+		if err := tables.Read(context.Background(), gone, conn.KindTCP, &s); err == nil {
 			t.Errorf("%s: no error", src.Name())
 		}
 		all := &linuxSource{root: "/proc", tables: withHome{tables, gone}}
@@ -148,13 +148,13 @@ func TestNamespaceGone(t *testing.T) {
 	}
 }
 
-// withHome is a tableReader with another home.
+// withHome is Tables with another home.
 type withHome struct {
-	tableReader
-	ns netns
+	Tables
+	ns Namespace
 }
 
-func (w withHome) home() netns { return w.ns }
+func (w withHome) Home() Namespace { return w.ns }
 
 // Another root than /proc is seen from its process 1.
 func TestForeignRoot(t *testing.T) {

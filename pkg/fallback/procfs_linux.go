@@ -18,18 +18,18 @@ func Procfs(root string) (Source, error) {
 	if filepath.Clean(root) == "/proc" {
 		tables.dir = callerDir
 	}
-	return newLinuxSource("procfs", root, tables)
+	return NewSource("procfs", root, tables, procHolders{root})
 }
 
 // procTables reads the text tables in /proc/PID/net.
 type procTables struct{ dir string }
 
-func (p procTables) home() netns {
+func (p procTables) Home() Namespace {
 	ns, _ := netnsOf(p.dir) // unknown if the process may not be looked at
 	return ns
 }
 
-func (procTables) read(ctx context.Context, ns netns, kinds conn.Kind, s *Snapshot) error {
+func (procTables) Read(ctx context.Context, ns Namespace, kinds conn.Kind, s *Snapshot) error {
 	for i := range tables {
 		t := &tables[i]
 		if !kinds.Has(t.kind) {

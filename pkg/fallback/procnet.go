@@ -10,6 +10,9 @@ import (
 	"github.com/conntrace/conntrace/pkg/conn"
 )
 
+// unixPathMax is UNIX_PATH_MAX, the size of sockaddr_un.sun_path (unix(7)).
+const unixPathMax = 108
+
 var errMalformed = errors.New("malformed line")
 
 // A lineReader reads the lines of a table in /proc/net.

@@ -7,9 +7,9 @@ import (
 	"github.com/conntrace/conntrace/pkg/conn"
 )
 
-// A holder is a descriptor of the socket that has the inode.
-type holder struct {
-	inode uint64
+// A Holding is a descriptor of a socket.
+type Holding struct {
+	Inode uint64 // of the socket
 	conn.Holder
 }
 
@@ -22,7 +22,7 @@ type holder struct {
 // row, with the owner's lowest descriptor; a unix socket is a row for each of the
 // owner's descriptors. A socket that nobody holds is a row too, unless q asks for
 // a process.
-func join(conns []conn.Conn, holders []holder, q Query) []conn.Conn {
+func join(conns []conn.Conn, holders []Holding, q Query) []conn.Conn {
 	index := newHolderIndex(holders)
 	rows := conns[:0]
 	var more []conn.Conn // a unix socket's rows but the first
@@ -80,7 +80,7 @@ type holderIndex struct {
 
 // newHolderIndex sorts by counting: the inodes are millions at worst, and no
 // order among them is needed.
-func newHolderIndex(holders []holder) *holderIndex {
+func newHolderIndex(holders []Holding) *holderIndex {
 	x := &holderIndex{
 		group:  make(map[uint64]int32, len(holders)),
 		start:  make([]int32, 1, len(holders)+1),
@@ -88,10 +88,10 @@ func newHolderIndex(holders []holder) *holderIndex {
 	}
 	groups := make([]int32, len(holders))
 	for i, h := range holders {
-		g, ok := x.group[h.inode]
+		g, ok := x.group[h.Inode]
 		if !ok {
 			g = int32(len(x.group))
-			x.group[h.inode] = g
+			x.group[h.Inode] = g
 			x.start = append(x.start, 0)
 		}
 		groups[i] = g

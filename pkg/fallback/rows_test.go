@@ -21,9 +21,9 @@ func rowOf(c conn.Conn) row {
 	return row{c.FD, c.Family, c.Type, c.Laddr, c.Raddr, c.Status, c.PID}
 }
 
-func holdersOf(inode uint64, pidsAndFDs ...int32) (holders []holder) {
+func held(inode uint64, pidsAndFDs ...int32) (holders []Holding) {
 	for i := 0; i < len(pidsAndFDs); i += 2 {
-		holders = append(holders, holder{inode, conn.Holder{PID: pidsAndFDs[i], FD: pidsAndFDs[i+1]}})
+		holders = append(holders, Holding{inode, conn.Holder{PID: pidsAndFDs[i], FD: pidsAndFDs[i+1]}})
 	}
 	return holders
 }
@@ -36,7 +36,7 @@ func TestJoin(t *testing.T) {
 	local := conn.Conn{Family: conn.Unix, Type: conn.Stream, Laddr: conn.AddrUnix("/s"), Raddr: conn.AddrUnix(""), Inode: 8}
 	// Process 10 holds the TCP socket 7 as 3, the process 20 as 4 and 5; and the unix
 	// socket 8 as 6 and 7.
-	holders := slices.Concat(holdersOf(7, 10, 3, 20, 4, 20, 5), holdersOf(8, 20, 6, 20, 7))
+	holders := slices.Concat(held(7, 10, 3, 20, 4, 20, 5), held(8, 20, 6, 20, 7))
 	type own struct{ pid, fd int32 }
 	for _, test := range []struct {
 		name  string
@@ -66,7 +66,7 @@ func TestJoin(t *testing.T) {
 }
 
 func TestJoinHolders(t *testing.T) {
-	holders := slices.Concat(holdersOf(7, 10, 3), holdersOf(8, 15, 1), holdersOf(7, 20, 4, 20, 5))
+	holders := slices.Concat(held(7, 10, 3), held(8, 15, 1), held(7, 20, 4, 20, 5))
 	conns := []conn.Conn{
 		{Family: conn.Inet, Type: conn.Stream, Laddr: conn.AddrIPv4([4]byte{}, 1), Inode: 7},
 		{Family: conn.Inet, Type: conn.Stream, Laddr: conn.AddrIPv4([4]byte{}, 2), Inode: 99},

@@ -207,7 +207,7 @@ func decodeUnixDiag(b []byte, c *conn.Conn) (pending uint32, err error) {
 			setUID(c, hostEndian.Uint32(value))
 		}
 	}
-	c.Laddr, c.Raddr = conn.AddrUnix(unixName(name)), conn.AddrUnix("")
+	c.Laddr, c.Raddr = conn.AddrSunPath(name), conn.AddrUnix("")
 	return pending, nil
 }
 
@@ -215,28 +215,4 @@ func decodeUnixDiag(b []byte, c *conn.Conn) (pending uint32, err error) {
 // (sock_diag_save_cookie).
 func cookieOf(b []byte) uint64 {
 	return uint64(hostEndian.Uint32(b)) | uint64(hostEndian.Uint32(b[4:]))<<32
-}
-
-// unixPathMax is UNIX_PATH_MAX, the size of sockaddr_un.sun_path.
-const unixPathMax = 108
-
-// unixName returns the name of a unix socket as unix_seq_show prints it: a path
-// up to its NUL; an abstract name, which starts with NUL, with '@' for each NUL.
-func unixName(name []byte) string {
-	if len(name) == 0 {
-		return ""
-	}
-	abstract := name[0] == 0
-	var buf [unixPathMax + 1]byte
-	out := buf[:0]
-	for _, b := range name {
-		if b == 0 {
-			if !abstract {
-				break
-			}
-			b = '@'
-		}
-		out = append(out, b)
-	}
-	return string(out)
 }

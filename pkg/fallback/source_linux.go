@@ -29,31 +29,43 @@ var tables = [...]table{
 	{conn.KindUnix, conn.Unix, 0, "unix"},
 }
 
-// A tableReader reads the socket tables of a network namespace.
-type tableReader interface {
-	// home returns the namespace that is read unless a query asks for all.
-	home() netns
+// Tables is one half of a source: it reads the socket tables of a network
+// namespace.
+type Tables interface {
+	// Home returns the namespace that is read unless a query asks for all.
+	Home() Namespace
 
-	// read appends the sockets of ns that are of the kinds, without an owner, to
+	// Read appends the sockets of ns that are of the kinds, without an owner, to
 	// s.Conns, and what it could not understand to s.Warnings.
-	read(ctx context.Context, ns netns, kinds conn.Kind, s *Snapshot) error
+	Read(ctx context.Context, ns Namespace, kinds conn.Kind, s *Snapshot) error
 }
 
-// A linuxSource joins socket tables with the descriptors in procfs.
+// Holders is the other half: it reads which process has a descriptor of which
+// socket.
+type Holders interface {
+	// All returns the holdings of every process, ascending by (PID, FD), and how many
+	// processes may not be read.
+	All(ctx context.Context) (holdings []Holding, hidden int, err error)
+}
+
+// A linuxSource joins socket tables with who holds the sockets.
 type linuxSource struct {
-	name   string
-	root   string // of procfs
-	procs  *procinfo.Reader
-	tables tableReader
-	size   atomic.Int64 // of the last answer: room for the next one
+	name    string
+	root    string // of procfs
+	procs   *procinfo.Reader
+	tables  Tables
+	holders Holders
+	size    atomic.Int64 // of the last answer: room for the next one
 }
 
-func newLinuxSource(name, root string, tables tableReader) (*linuxSource, error) {
+// NewSource returns a source that joins tables with holders into rows. What else
+// there is to know of processes it reads in the procfs at root.
+func NewSource(name, root string, tables Tables, holders Holders) (Source, error) {
 	procs, err := procinfo.New(root)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	return &linuxSource{name: name, root: root, procs: procs, tables: tables}, nil
+	return &linuxSource{name: name, root: root, procs: procs, tables: tables, holders: holders}, nil
 }
 
 func (s *linuxSource) Name() string { return s.name }
@@ -95,7 +107,7 @@ func (s *linuxSource) snapshot(ctx context.Context, q Query) (snap Snapshot, err
 
 // readTables reads the tables of every namespace that q asks for.
 func (s *linuxSource) readTables(ctx context.Context, q Query, snap *Snapshot) error {
-	namespaces := []netns{s.tables.home()}
+	namespaces := []Namespace{s.tables.Home()}
 	if q.AllNamespaces {
 		var err error
 		if namespaces, err = allNamespaces(s.root, namespaces[0], snap); err != nil {
@@ -104,7 +116,7 @@ func (s *linuxSource) readTables(ctx context.Context, q Query, snap *Snapshot) e
 	}
 	for _, ns := range namespaces {
 		first, warnings := len(snap.Conns), len(snap.Warnings)
-		if err := s.tables.read(ctx, ns, q.Kind, snap); err != nil {
+		if err := s.tables.Read(ctx, ns, q.Kind, snap); err != nil {
 			if !ns.foreign || ctx.Err() != nil {
 				return err
 			}
@@ -126,22 +138,14 @@ func (s *linuxSource) readTables(ctx context.Context, q Query, snap *Snapshot) e
 
 // readHolders reads the descriptors that matter to q, ascending by (PID, FD).
 // hidden counts the processes that may not be read.
-func (s *linuxSource) readHolders(ctx context.Context, q Query) (holders []holder, hidden int, err error) {
-	proc, err := openProcFDs(s.root)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer proc.close()
+func (s *linuxSource) readHolders(ctx context.Context, q Query) (holders []Holding, hidden int, err error) {
 	if q.PID != 0 {
-		holders, err = proc.appendHolders(nil, q.PID)
-		if err != nil {
-			return nil, 0, processError(q.PID, err)
-		}
-		if !q.Holders || len(holders) == 0 {
-			return holders, 0, nil
+		holders, err = holdersOf(s.root, q.PID)
+		if err != nil || !q.Holders || len(holders) == 0 {
+			return holders, 0, err
 		}
 	}
-	return proc.allHolders(ctx)
+	return s.holders.All(ctx)
 }
 
 // addProcesses fills in what is known of the owners. Rows of one process share

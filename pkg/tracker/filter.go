@@ -54,12 +54,5 @@ func (m *matcher) match(e *conn.Event) bool {
 		(len(m.PIDs) == 0 || slices.Contains(m.PIDs, e.PID)) &&
 		(len(m.Comms) == 0 || e.Process != nil && slices.Contains(m.Comms, e.Process.Comm)) &&
 		(len(m.Ports) == 0 || slices.Contains(m.Ports, e.Laddr.Port()) || slices.Contains(m.Ports, e.Raddr.Port())) &&
-		(len(m.Prefixes) == 0 || m.contains(e.Laddr) || m.contains(e.Raddr))
-}
-
-func (m *matcher) contains(a conn.Addr) bool {
-	ip := a.IP()
-	return slices.ContainsFunc(m.Prefixes, func(p netip.Prefix) bool {
-		return p.Contains(ip) || p.Contains(ip.Unmap())
-	})
+		(len(m.Prefixes) == 0 || e.Laddr.In(m.Prefixes) || e.Raddr.In(m.Prefixes))
 }

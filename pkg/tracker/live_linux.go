@@ -63,10 +63,6 @@ func openLive(ctx context.Context, cfg Config, h *hub) (backend, Info, error) {
 	if linux := sysinfo.Read().Linux; len(missingCapabilities(linux, bpfCapabilities...)) > 0 {
 		return nil, Info{}, unix.EPERM
 	}
-	scans, err := fallback.Netlink(cfg.ProcFS)
-	if err != nil {
-		return nil, Info{}, err
-	}
 	reader, err := procinfo.New(cfg.ProcFS)
 	if err != nil {
 		return nil, Info{}, err
@@ -78,6 +74,10 @@ func openLive(ctx context.Context, cfg Config, h *hub) (backend, Info, error) {
 	hooks, err := attachHooks(cfg)
 	if err != nil {
 		return nil, Info{}, err
+	}
+	scans, refused, err := scanSource(cfg.ProcFS)
+	if err != nil {
+		return nil, Info{}, errors.Join(err, hooks.close())
 	}
 	ring, err := ringbuf.New(hooks.collection.Maps[bpf.TrackerMapEvents])
 	if err != nil {
@@ -99,7 +99,19 @@ func openLive(ctx context.Context, cfg Config, h *hub) (backend, Info, error) {
 	l.cancel = cancel
 	l.wg.Go(l.run)
 	l.wg.Go(func() { l.repairLoop(background) })
-	return l, Info{Hooks: hooks.info, Refused: hooks.refused, Limits: hooks.limits}, nil
+	return l, Info{Hooks: hooks.info, Refused: append(hooks.refused, refused...), Limits: hooks.limits}, nil
+}
+
+// scanSource returns the source for scans: iterators, or sock_diag where they are
+// refused.
+func scanSource(procfs string) (fallback.Source, []Refusal, error) {
+	source, err := iterSource(procfs)
+	if err == nil {
+		return source, nil, nil
+	}
+	refused := []Refusal{refusal("iter/task_file", err)}
+	source, err = fallback.Netlink(procfs)
+	return source, refused, err
 }
 
 // currentNetNS returns the inode number of the caller's network namespace.
