@@ -3,6 +3,7 @@ package fallback
 import (
 	"hash/maphash"
 	"math/bits"
+	"slices"
 
 	"github.com/conntrace/conntrace/pkg/conn"
 )
@@ -23,137 +24,165 @@ type Holding struct {
 // owner's descriptors. A socket that nobody holds is a row too, unless q asks for
 // a process.
 func join(conns []conn.Conn, holders []Holding, q Query) []conn.Conn {
-	index := newHolderIndex(holders)
-	rows := conns[:0]
-	var more []conn.Conn // a unix socket's rows but the first
+	index := newHolderIndex(holders, q.PID)
+	rows := 0                       // conns[:rows] are done
+	var more []conn.Conn            // a unix socket's rows but the first
+	suspects := make([]int32, 0, 8) // rows that may equal another one
 	for i := range conns {
-		c := &conns[i]
-		all := index.holders(c.Inode)
-		owner := ownerOf(all, q.PID)
-		if len(owner) == 0 && q.PID != 0 {
+		s := index.find(conns[i].Inode)
+		held := s != nil && s.owner >= 0
+		if !held && q.PID != 0 {
 			continue
 		}
-		rows = append(rows, *c)
-		c = &rows[len(rows)-1]
-		if len(owner) == 0 {
+		if rows != i {
+			conns[rows] = conns[i]
+		}
+		c := &conns[rows]
+		rows++
+		if !held {
 			c.FD = -1
+			suspects = append(suspects, int32(rows-1))
 			continue
 		}
 		if q.Holders {
-			c.Holders = all
+			c.Holders = index.holders(s)
 			c.Known |= conn.KnownHolders
 		}
-		c.PID, c.FD = owner[0].PID, owner[0].FD
-		if c.Family == conn.Unix {
-			for _, h := range owner[1:] {
+		owner := holders[s.owner]
+		c.PID, c.FD = owner.PID, owner.FD
+		if c.Family == conn.Unix && s.row < 0 {
+			for n := index.next[s.owner]; n >= 0 && holders[n].PID == owner.PID; n = index.next[n] {
 				more = append(more, *c)
-				more[len(more)-1].FD = h.FD
+				more[len(more)-1].FD = holders[n].FD
 			}
 		}
-	}
-	return distinct(append(rows, more...))
-}
-
-// ownerOf returns the part of holders, which are ascending, that belongs to the
-// process pid, or to the one with the highest PID if pid is 0.
-func ownerOf(holders []conn.Holder, pid int32) []conn.Holder {
-	end := len(holders)
-	if pid == 0 && end > 0 {
-		pid = holders[end-1].PID
-	}
-	for end > 0 && holders[end-1].PID > pid {
-		end--
-	}
-	start := end
-	for start > 0 && holders[start-1].PID == pid {
-		start--
-	}
-	return holders[start:end]
-}
-
-// A holderIndex finds the holders of a socket.
-type holderIndex struct {
-	group  map[uint64]int32 // number of the inode's group
-	start  []int32          // where each group starts in sorted, and the last one ends
-	sorted []conn.Holder    // by group, else in the order they came in
-}
-
-// newHolderIndex sorts by counting: the inodes are millions at worst, and no
-// order among them is needed.
-func newHolderIndex(holders []Holding) *holderIndex {
-	x := &holderIndex{
-		group:  make(map[uint64]int32, len(holders)),
-		start:  make([]int32, 1, len(holders)+1),
-		sorted: make([]conn.Holder, len(holders)),
-	}
-	groups := make([]int32, len(holders))
-	for i, h := range holders {
-		g, ok := x.group[h.Inode]
-		if !ok {
-			g = int32(len(x.group))
-			x.group[h.Inode] = g
-			x.start = append(x.start, 0)
+		// Only the subflows of an MPTCP socket share an inode; and a socket may be
+		// listed twice if the table changed meanwhile.
+		if s.row >= 0 {
+			suspects = append(suspects, s.row, int32(rows-1))
 		}
-		groups[i] = g
-		x.start[g+1]++
+		s.row = int32(rows - 1)
 	}
-	next := make([]int32, len(x.start)) // where the next holder of each group goes
-	for g := 1; g < len(x.start); g++ {
-		x.start[g] += x.start[g-1]
-		next[g] = x.start[g]
+	return append(withoutDoubles(conns[:rows], suspects), more...)
+}
+
+// A holderIndex finds the holders of a socket. It is a hash table of inodes with
+// open addressing, at most half full; a map takes three times as long.
+type holderIndex struct {
+	holdings []Holding
+	slots    []holderSlot
+	shift    int
+	next     []int32 // of each holding, the next one of the same socket; -1: none
+}
+
+type holderSlot struct {
+	inode       uint64 // 0: the slot is free
+	first, last int32  // holdings of the socket
+	owner       int32  // the first one of the process that owns it; -1: that holds none
+	row         int32  // the last row that was made of the socket; -1: none
+}
+
+// newHolderIndex indexes holdings, which must be ascending by (PID, FD). The owner
+// of a socket is the process pid, or the one with the highest PID if pid is 0.
+func newHolderIndex(holdings []Holding, pid int32) *holderIndex {
+	size := bits.Len(uint(2*len(holdings)) | 1)
+	x := &holderIndex{
+		holdings: holdings,
+		slots:    make([]holderSlot, 1<<size),
+		shift:    64 - size,
+		next:     make([]int32, len(holdings)),
 	}
-	for i, h := range holders {
-		g := groups[i]
-		x.sorted[next[g]] = h.Holder
-		next[g]++
+	for i := range holdings {
+		h := &holdings[i]
+		n := int32(i)
+		x.next[n] = -1
+		s := x.slot(h.Inode)
+		if s.inode == 0 {
+			*s = holderSlot{inode: h.Inode, first: n, last: n, owner: -1, row: -1}
+		} else {
+			x.next[s.last] = n
+			s.last = n
+		}
+		if pid == 0 && (s.owner < 0 || h.PID > holdings[s.owner].PID) || pid == h.PID && s.owner < 0 {
+			s.owner = n
+		}
 	}
 	return x
 }
 
-// holders returns who holds the socket with the inode, in the order they came in.
-func (x *holderIndex) holders(inode uint64) []conn.Holder {
-	g, ok := x.group[inode]
-	if !ok {
-		return nil
+// slot returns the slot of inode, or the free one where it belongs.
+func (x *holderIndex) slot(inode uint64) *holderSlot {
+	const golden = 0x9e3779b97f4a7c15 // 2^64 / golden ratio: Fibonacci hashing
+	mask := len(x.slots) - 1
+	for i := int(inode * golden >> x.shift); ; i = (i + 1) & mask {
+		if s := &x.slots[i]; s.inode == inode || s.inode == 0 {
+			return s
+		}
 	}
-	return x.sorted[x.start[g]:x.start[g+1]:x.start[g+1]]
 }
 
-// distinct drops every row that equals an earlier one in psutil's seven fields
-// and in its namespace, in place. Such rows are sockets without an owner, as two
-// listeners with SO_REUSEPORT, and those that a table lists twice because it
-// changed meanwhile.
-func distinct(rows []conn.Conn) []conn.Conn {
-	// An open-addressing hash table of indexes into rows, plus one. At most half of
-	// it is filled; it takes a tenth of what a map with such keys would.
-	slots := make([]int32, 1<<bits.Len(uint(2*len(rows))))
+// find returns the slot of inode, nil if nobody holds the socket.
+func (x *holderIndex) find(inode uint64) *holderSlot {
+	if inode == 0 {
+		return nil
+	}
+	if s := x.slot(inode); s.inode != 0 {
+		return s
+	}
+	return nil
+}
+
+// holders returns everyone who holds the socket of s, ascending by (PID, FD).
+func (x *holderIndex) holders(s *holderSlot) (all []conn.Holder) {
+	for n := s.first; n >= 0; n = x.next[n] {
+		all = append(all, x.holdings[n].Holder)
+	}
+	return all
+}
+
+// withoutDoubles drops every row that equals an earlier one in psutil's seven
+// fields and in its namespace, in place. Only those at suspects are compared. Most
+// are sockets without an owner, such as two listeners with SO_REUSEPORT.
+func withoutDoubles(rows []conn.Conn, suspects []int32) []conn.Conn {
+	if len(suspects) < 2 {
+		return rows
+	}
+	// A hash table of indexes into rows, plus one, as in holderIndex.
+	slots := make([]int32, 1<<bits.Len(uint(2*len(suspects))))
 	mask := uint64(len(slots) - 1)
 	seed := maphash.MakeSeed()
-	out := rows[:0]
+	var doubles []int32
 next:
-	for i := range rows {
+	for _, i := range suspects {
 		c := &rows[i]
-		h := hashRow(seed, c) & mask
+		h := maphash.Comparable(seed, [2]conn.Addr{c.Laddr, c.Raddr}) & mask
 		for ; slots[h] != 0; h = (h + 1) & mask {
-			if equalRows(&out[slots[h]-1], c) {
+			if first := slots[h] - 1; equalRows(&rows[first], c) {
+				if first != i {
+					doubles = append(doubles, i)
+				}
 				continue next
 			}
 		}
-		out = append(out, *c)
-		slots[h] = int32(len(out))
+		slots[h] = i + 1
 	}
-	return out
+	if len(doubles) == 0 {
+		return rows
+	}
+	slices.Sort(doubles)
+	doubles = slices.Compact(doubles)
+	kept := rows[:doubles[0]]
+	for n, i := range doubles {
+		end := len(rows)
+		if n+1 < len(doubles) {
+			end = int(doubles[n+1])
+		}
+		kept = append(kept, rows[i+1:end]...)
+	}
+	return kept
 }
 
 func equalRows(a, b *conn.Conn) bool {
 	return a.FD == b.FD && a.PID == b.PID && a.Family == b.Family && a.Type == b.Type && a.Status == b.Status &&
 		a.NetNS == b.NetNS && a.Laddr == b.Laddr && a.Raddr == b.Raddr
-}
-
-func hashRow(seed maphash.Seed, c *conn.Conn) uint64 {
-	if c.FD >= 0 {
-		// Only the subflows of one MPTCP socket share a descriptor.
-		return maphash.Comparable(seed, conn.Holder{PID: c.PID, FD: c.FD})
-	}
-	return maphash.Comparable(seed, [2]conn.Addr{c.Laddr, c.Raddr})
 }

@@ -1,6 +1,7 @@
 package fallback
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -84,19 +85,33 @@ func TestJoinHolders(t *testing.T) {
 	}
 }
 
-// Sockets of different namespaces are never the same.
-func TestDistinct(t *testing.T) {
-	a := conn.Conn{FD: -1, Family: conn.Inet, Type: conn.Stream, Laddr: conn.AddrIPv4([4]byte{}, 1), NetNS: 1}
-	b := a
-	b.NetNS = 2
-	c := a
-	c.Cookie, c.Inode, c.UID = 5, 6, 7
-	if got := distinct([]conn.Conn{a, b, c, b}); len(got) != 2 || got[0].NetNS != 1 || got[1].NetNS != 2 {
-		t.Errorf("got %+v", got)
+// No two rows are equal: neither sockets without an owner that look alike, nor one
+// that a table lists twice. Sockets of different namespaces are never the same.
+func TestNoDoubles(t *testing.T) {
+	a := conn.Conn{Family: conn.Inet, Type: conn.Stream, Laddr: conn.AddrIPv4([4]byte{}, 1), NetNS: 1}
+	elsewhere := a
+	elsewhere.NetNS = 2
+	other := a
+	other.Cookie, other.Inode, other.UID = 5, 6, 7
+	owned := a
+	owned.Inode = 7
+	subflow := owned // of the same MPTCP socket
+	subflow.Raddr = conn.AddrIPv4([4]byte{}, 2)
+	local := conn.Conn{Family: conn.Unix, Type: conn.Stream, Laddr: conn.AddrUnix(""), Inode: 8}
+	holders := slices.Concat(held(7, 10, 3), held(8, 10, 4, 10, 5))
+
+	got := join([]conn.Conn{a, owned, elsewhere, local, other, owned, subflow, owned, local, elsewhere, a}, holders, Query{})
+	var rows []string
+	for _, c := range got {
+		rows = append(rows, fmt.Sprint(c.NetNS, c.Inode, c.FD, c.Raddr))
+	}
+	slices.Sort(rows)
+	if want := []string{"0 8 4 ", "0 8 5 ", "1 0 -1 ", "1 7 3 ", "1 7 3 0.0.0.0:2", "2 0 -1 "}; !slices.Equal(rows, want) {
+		t.Errorf("got %q, want %q", rows, want)
 	}
 }
 
-func BenchmarkDistinct(b *testing.B) {
+func BenchmarkJoinUnowned(b *testing.B) {
 	rows := make([]conn.Conn, 100_000)
 	for i := range rows {
 		rows[i] = conn.Conn{
@@ -107,6 +122,6 @@ func BenchmarkDistinct(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		distinct(rows)
+		join(rows, nil, Query{Kind: conn.KindTCP})
 	}
 }

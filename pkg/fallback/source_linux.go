@@ -152,15 +152,20 @@ func (s *linuxSource) readHolders(ctx context.Context, q Query) (holders []Holdi
 // it. It is left unknown for a process that has ended meanwhile.
 func (s *linuxSource) addProcesses(rows []conn.Conn) {
 	procs := make(map[int32]*conn.Process)
+	var last int32 // rows of a process often follow each other
+	var p *conn.Process
 	for i := range rows {
 		c := &rows[i]
 		if c.PID == 0 {
 			continue
 		}
-		p, ok := procs[c.PID]
-		if !ok {
-			p, _ = s.procs.Lookup(c.PID)
-			procs[c.PID] = p
+		if c.PID != last {
+			var ok bool
+			if p, ok = procs[c.PID]; !ok {
+				p, _ = s.procs.Lookup(c.PID)
+				procs[c.PID] = p
+			}
+			last = c.PID
 		}
 		c.Process = p
 	}

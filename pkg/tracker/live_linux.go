@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"sync"
 	"time"
@@ -252,8 +253,12 @@ func (l *live) scanLocked(ctx context.Context) error {
 	if l.closed {
 		return errClosed
 	}
+	level := slog.LevelWarn
+	if !l.lastScan.IsZero() {
+		level = slog.LevelDebug // as a rule it has been said before
+	}
 	for _, w := range snap.Warnings {
-		l.cfg.Logger.Warn("scan of the socket tables", "warning", w)
+		l.cfg.Logger.Log(ctx, level, "a part of the socket tables was not seen: "+w.Error())
 	}
 	l.drain()
 	l.table.merge(&snap, start, time.Now(), func(e *conn.Event) {

@@ -57,7 +57,7 @@ func TakeSnapshot(ctx context.Context, cfg SnapshotConfig) (Snapshot, error) {
 	}
 	var refused []Refusal
 	for _, r := range readers {
-		source, err := r.open(cfg.ProcFS)
+		source, err := r.shared(cfg.ProcFS)
 		if err != nil {
 			refused = append(refused, refusal(string(r.source), err))
 			continue

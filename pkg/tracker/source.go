@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/conntrace/conntrace/pkg/fallback"
 )
@@ -37,6 +38,22 @@ type reader struct {
 	source Source
 	open   func(procfs string) (fallback.Source, error)
 }
+
+// shared returns the source that all snapshots of this process share: to open one
+// takes longer than to read a small table. It is kept, unless it was refused.
+func (r reader) shared(procfs string) (fallback.Source, error) {
+	key := [2]string{string(r.source), procfs}
+	if s, ok := sharedSources.Load(key); ok {
+		return s.(fallback.Source), nil
+	}
+	s, err := r.open(procfs)
+	if err == nil {
+		sharedSources.Store(key, s)
+	}
+	return s, err
+}
+
+var sharedSources sync.Map // [2]string{source, procfs} to fallback.Source
 
 func pollingCandidates(readers []reader) []candidate {
 	var cs []candidate
