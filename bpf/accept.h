@@ -52,11 +52,8 @@ static __always_inline void accept_fd(int fd)
 	if (!socket)
 		return;
 
-	struct sock *sk = BPF_CORE_READ(socket, sk);
+	struct sock *sk = sock_tcp(BPF_CORE_READ(socket, sk));
 
-	/* The first subflow stands for an MPTCP connection. */
-	if (sk && BPF_CORE_READ(sk, sk_protocol) == IPPROTO_MPTCP)
-		sk = BPF_CORE_READ((struct mptcp_sock *)sk, first);
 	if (!sk || BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
 		return;
 

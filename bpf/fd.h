@@ -21,6 +21,14 @@ static __always_inline struct socket *fd_socket(int fd, struct inode **inode)
 	return BPF_CORE_READ(file, private_data);
 }
 
+/* The TCP socket of sk: the first subflow stands for an MPTCP socket. */
+static __always_inline struct sock *sock_tcp(struct sock *sk)
+{
+	if (sk && BPF_CORE_READ(sk, sk_protocol) == IPPROTO_MPTCP)
+		return BPF_CORE_READ((struct mptcp_sock *)sk, first);
+	return sk;
+}
+
 /*
  * The descriptor of sk that the current task has passed as the first argument of
  * its system call, as listen(2), connect(2) and sendto(2) do; -1 if the call has
@@ -42,5 +50,5 @@ static __always_inline int fd_of_argument(struct sock *sk)
 
 	struct socket *socket = fd_socket(fd, &inode);
 
-	return socket && BPF_CORE_READ(socket, sk) == sk ? fd : -1;
+	return socket && sock_tcp(BPF_CORE_READ(socket, sk)) == sk ? fd : -1;
 }

@@ -94,7 +94,7 @@ func (o *listOptions) run(cmd *cobra.Command) error {
 	snapshot, err := tracker.TakeSnapshot(cmd.Context(), cfg)
 	if err == nil && o.pid != 0 && len(snapshot.Conns) == 0 && isZombie(o.procfs, o.pid) {
 		// psutil answers [] to root here, and so does the library. A user is better told.
-		err = conn.ErrZombie
+		err = errZombie
 	}
 	if err != nil {
 		return o.explain(err)
@@ -194,7 +194,7 @@ func (o *listOptions) explain(err error) error {
 	case status == exitNoProcess:
 		return fmt.Errorf("process %d: %w", o.pid, conn.ErrNoSuchProcess)
 	case status == exitZombie, status == exitPermission && isZombie(o.procfs, o.pid):
-		return fmt.Errorf("process %d: %w: it has ended and holds no sockets any more", o.pid, conn.ErrZombie)
+		return fmt.Errorf("process %d: %w: it has ended and holds no sockets any more", o.pid, errZombie)
 	case status == exitPermission:
 		return fmt.Errorf("process %d: %w to read its descriptors; %s", o.pid, fs.ErrPermission, toSeeAll())
 	}

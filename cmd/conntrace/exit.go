@@ -20,6 +20,10 @@ const (
 	exitZombie     = 5
 )
 
+// errZombie is told apart by the command line only: to psutil, and so to the
+// library, a zombie is a process without sockets, or one that may not be read.
+var errZombie = errors.New("process is a zombie")
+
 // A usageError says that the command line is wrong.
 type usageError struct{ error }
 
@@ -38,7 +42,7 @@ func exitStatus(err error) int {
 		return exitUsage
 	case errors.Is(err, conn.ErrNoSuchProcess):
 		return exitNoProcess
-	case errors.Is(err, conn.ErrZombie):
+	case errors.Is(err, errZombie):
 		return exitZombie
 	case errors.Is(err, fs.ErrPermission):
 		return exitPermission

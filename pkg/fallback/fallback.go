@@ -52,7 +52,7 @@ type Source interface {
 	Name() string
 
 	// Snapshot reads the tables. Its errors wrap [conn.ErrNoSuchProcess],
-	// [conn.ErrZombie], [io/fs.ErrPermission], [errors.ErrUnsupported] or the
+	// [io/fs.ErrPermission], [errors.ErrUnsupported] or the
 	// context's error where they apply.
 	Snapshot(ctx context.Context, q Query) (Snapshot, error)
 }

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -204,8 +205,8 @@ func TestMultipath(t *testing.T) {
 			for counts[conn.EventClose] < 3 {
 				e := s.next("event", func(*conn.Event) bool { return true })
 				counts[e.Type]++
-				if e.PID != int32(os.Getpid()) {
-					t.Errorf("%s by %d", e.Type, e.PID)
+				if e.PID != int32(os.Getpid()) || e.FD < 0 {
+					t.Errorf("%s by %d as %d", e.Type, e.PID, e.FD)
 				}
 			}
 			for _, e := range s.rest(tr) {
@@ -466,13 +467,15 @@ func TestExited(t *testing.T) {
 	server := start(t, "server")
 	address := netip.MustParseAddrPort(server.ask("127.0.0.1:0"))
 	s := subscribe(t, tr, tracker.Filter{NoSeed: true, Ports: []uint16{address.Port()}, Events: []conn.EventType{conn.EventConnect}})
+	comm := filepath.Base(os.Args[0])
+	comm = comm[:min(len(comm), 15)] // TASK_COMM_LEN
 	for range 20 {
 		client := start(t, "client")
 		client.ask(address, 1)
 		client.cmd.Process.Kill()
 		client.stop()
 		e := s.event(conn.EventConnect)
-		if e.PID != client.pid() || e.Process == nil || !strings.HasPrefix("tracker.test", e.Process.Comm) || e.Process.Start.IsZero() {
+		if e.PID != client.pid() || e.Process == nil || e.Process.Comm != comm || e.Process.Start.IsZero() {
 			t.Fatalf("pid %d, process %+v, want pid %d", e.PID, e.Process, client.pid())
 		}
 	}

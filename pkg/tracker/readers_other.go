@@ -11,3 +11,7 @@ var readers = []reader{
 
 // candidates are the sources of a live tracker.
 var candidates = pollingCandidates(readers)
+
+// autoReaders returns the readers in the order in which SourceAuto tries them for a
+// snapshot.
+func autoReaders() []reader { return readers }

@@ -17,8 +17,8 @@ func NetConnections(ctx context.Context, kind conn.Kind) ([]conn.Conn, error) {
 
 // NetConnectionsPID returns the sockets that the process pid holds, as psutil's
 // Process(pid).net_connections(kind) does. Its error wraps
-// [conn.ErrNoSuchProcess], [conn.ErrZombie] or [io/fs.ErrPermission] where they
-// apply.
+// [conn.ErrNoSuchProcess] or [io/fs.ErrPermission] where they apply. As with psutil, a
+// zombie has no rows for root, and permission is denied to others.
 func NetConnectionsPID(ctx context.Context, kind conn.Kind, pid int32) ([]conn.Conn, error) {
 	if pid <= 0 {
 		return nil, conn.ErrNoSuchProcess // in a Query, 0 means the whole system
@@ -41,9 +41,11 @@ type Snapshot struct {
 	Refused []Refusal // better sources that could not be had
 }
 
-// TakeSnapshot reads the socket tables once. SourceAuto turns to the next source
-// if one is refused, but not if the question itself has no answer: a process that
-// does not exist, or may not be looked at.
+// TakeSnapshot reads the socket tables once. All sources give the same rows.
+// SourceAuto takes the fastest: BPF iterators, unless this is the first snapshot of
+// the process and of few sockets, for which they would not be worth loading. It
+// turns to the next source if one is refused, but not if the question itself has no
+// answer: a process that does not exist, or may not be looked at.
 func TakeSnapshot(ctx context.Context, cfg SnapshotConfig) (Snapshot, error) {
 	if err := cfg.Kind.Check(); err != nil {
 		return Snapshot{}, err
@@ -54,6 +56,9 @@ func TakeSnapshot(ctx context.Context, cfg SnapshotConfig) (Snapshot, error) {
 	readers, err := choose(readers, cfg.Source, func(r reader) Source { return r.source })
 	if err != nil {
 		return Snapshot{}, err
+	}
+	if cfg.Source == SourceAuto {
+		readers = autoReaders()
 	}
 	var refused []Refusal
 	for _, r := range readers {
