@@ -17,35 +17,38 @@ import (
 )
 
 // A writer does what the kernel's side of a ring buffer does (kernel/bpf/ringbuf.c),
-// in memory that is laid out as New maps it.
+// in memory.
 type writer struct {
 	r    *Reader
-	size uint64
+	data []byte // twice in a row
 	pos  *uint64
 }
 
-func newWriter(size uint64) *writer {
-	page := os.Getpagesize()
-	words := make([]uint64, (page+2*int(size))/8) // aligned as mapped memory is
-	producer := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), len(words)*8)
-	consumer := make([]uint64, page/8)
-	return &writer{
-		r: &Reader{
-			consumer: unsafe.Slice((*byte)(unsafe.Pointer(&consumer[0])), page),
-			producer: producer,
-			mask:     size - 1,
-		},
-		size: size,
-		pos:  &words[0],
+func newWriter(t testing.TB, size uint64) *writer {
+	memory := func(n uint64) []byte { // aligned as mapped memory is
+		words := make([]uint64, n/8)
+		return unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), n)
 	}
+	w := &writer{data: memory(2 * size)}
+	w.r = &Reader{
+		consumer: memory(8), producer: memory(8), size: size,
+		remap: func(_ []byte, offset uint64, length int) ([]byte, error) {
+			return w.data[offset:][:length:length], nil
+		},
+	}
+	w.pos = position(w.r.producer)
+	if err := w.r.move(0); err != nil {
+		t.Fatal(err)
+	}
+	return w
 }
 
 // put writes b at offset into the data, and into its mirror image.
 func (w *writer) put(offset uint64, b []byte) {
-	data := w.r.producer[len(w.r.consumer):]
+	size := w.r.size
 	for i, c := range b {
-		at := (offset + uint64(i)) % w.size
-		data[at], data[at+w.size] = c, c
+		at := (offset + uint64(i)) % size
+		w.data[at], w.data[at+size] = c, c
 	}
 }
 
@@ -57,16 +60,25 @@ func (w *writer) write(record []byte, flags uint32) {
 	atomic.StoreUint64(w.pos, (pos+headerSize+uint64(len(record))+7)&^7)
 }
 
-func (w *writer) drain() (records []string) {
-	w.r.Drain(func(b []byte) { records = append(records, string(b)) })
+func (w *writer) drain(t *testing.T) (records []string) {
+	t.Helper()
+	n, err := w.r.Drain(func(b []byte) { records = append(records, string(b)) })
+	if err != nil || n != len(records) {
+		t.Fatalf("Drain() = %d, %v with %d records", n, err, len(records))
+	}
 	return records
 }
 
 // TestDrain: records of many sizes come out whole and in order, also across the
-// end of the buffer.
+// end of the buffer and of the window.
 func TestDrain(t *testing.T) {
-	w := newWriter(4096)
-	for i := range 1000 {
+	for _, size := range []uint64{4096, 4 * windowSize} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) { testDrain(t, newWriter(t, size)) })
+	}
+}
+
+func testDrain(t *testing.T, w *writer) {
+	for i := range 10_000 {
 		var want []string
 		for j := range 3 {
 			record := fmt.Sprintf("%d.%d:%s", i, j, bytes.Repeat([]byte{'x'}, i%300))
@@ -77,7 +89,7 @@ func TestDrain(t *testing.T) {
 		if w.r.Used() == 0 {
 			t.Fatal("nothing to read")
 		}
-		if got := w.drain(); fmt.Sprint(got) != fmt.Sprint(want) {
+		if got := w.drain(t); fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Fatalf("round %d: %q, want %q", i, got, want)
 		}
 		if n := w.r.Used(); n != 0 {
@@ -88,16 +100,16 @@ func TestDrain(t *testing.T) {
 
 // TestDrainBusy: a record that is not committed holds back those behind it.
 func TestDrainBusy(t *testing.T) {
-	w := newWriter(4096)
+	w := newWriter(t, 4096)
 	w.write([]byte("first"), 0)
 	busy := atomic.LoadUint64(w.pos)
 	w.write([]byte("second"), busyBit)
 	w.write([]byte("third"), 0)
-	if got := w.drain(); fmt.Sprint(got) != "[first]" {
+	if got := w.drain(t); fmt.Sprint(got) != "[first]" {
 		t.Errorf("got %q", got)
 	}
 	w.put(busy, binary.NativeEndian.AppendUint32(nil, uint32(len("second"))))
-	if got := w.drain(); fmt.Sprint(got) != "[second third]" {
+	if got := w.drain(t); fmt.Sprint(got) != "[second third]" {
 		t.Errorf("got %q", got)
 	}
 }
@@ -118,8 +130,8 @@ func TestWait(t *testing.T) {
 	if err := r.Wait(1); err != nil {
 		t.Errorf("Wait: %v", err)
 	}
-	if n := r.Drain(func([]byte) {}); n != 0 {
-		t.Errorf("%d records in an empty buffer", n)
+	if n, err := r.Drain(func([]byte) {}); n != 0 || err != nil {
+		t.Errorf("%d records in an empty buffer, %v", n, err)
 	}
 	time.AfterFunc(10*time.Millisecond, r.Interrupt)
 	for range 2 {
@@ -147,7 +159,7 @@ func TestNotARing(t *testing.T) {
 }
 
 func BenchmarkDrain(b *testing.B) {
-	w := newWriter(1 << 20)
+	w := newWriter(b, 1<<20)
 	record := make([]byte, 136)
 	const batch = 1000
 	b.ReportAllocs()
@@ -157,8 +169,8 @@ func BenchmarkDrain(b *testing.B) {
 			w.write(record, 0)
 		}
 		b.StartTimer()
-		if n := w.r.Drain(func([]byte) {}); n != batch {
-			b.Fatal(n)
+		if n, err := w.r.Drain(func([]byte) {}); n != batch || err != nil {
+			b.Fatal(n, err)
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/batch, "ns/record")

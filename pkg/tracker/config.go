@@ -22,8 +22,9 @@ type Config struct {
 	ProcFS string
 
 	// RingBuffer is the size in bytes of the buffer between kernel and user space,
-	// rounded up to a power of two of pages; 0 is 16 MiB. What does not fit is lost,
-	// and counted.
+	// rounded up to a power of two of pages; 0 is 64 MiB, enough for a second of
+	// 45,000 connections. It is the kernel's memory, and of the process's only a small
+	// window. What does not fit is lost, and counted.
 	RingBuffer int
 
 	// MaxConnections bounds the accepted connections whose owner the kernel side

@@ -150,7 +150,7 @@ func (l *live) drain() {
 	}
 	l.wall = wallOffset()
 	var e conn.Event
-	n := l.ring.Drain(func(raw []byte) {
+	n, err := l.ring.Drain(func(raw []byte) {
 		r, err := decode(raw)
 		if err != nil {
 			l.cfg.Logger.Error("dropped a record", "err", err)
@@ -165,6 +165,9 @@ func (l *live) drain() {
 		}
 	})
 	l.account.Delivered += uint64(n)
+	if err != nil {
+		l.cfg.Logger.Error("cannot read the ring buffer", "err", err)
+	}
 }
 
 // flush publishes everything that has happened until now.

@@ -107,7 +107,7 @@ func (c *Config) setDefaults() error {
 		c.ProcFS = "/proc"
 	}
 	if c.RingBuffer == 0 {
-		c.RingBuffer = 16 << 20
+		c.RingBuffer = 64 << 20
 	}
 	if c.RingBuffer < 0 || c.RingBuffer > 1<<30 {
 		return fmt.Errorf("ring buffer of %d bytes: must be between 1 and %d", c.RingBuffer, 1<<30)
