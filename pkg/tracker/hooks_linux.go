@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
@@ -32,23 +33,49 @@ type acceptTier struct {
 	limit    string // what it cannot see
 }
 
-// acceptTiers returns the ways to see accepts that the kernel may allow, best first.
-func acceptTiers() []acceptTier {
-	fexit := bpf.TrackerProgInetCskAccept2
-	if n, err := parameters("inet_csk_accept"); err == nil && n == 4 {
-		fexit = bpf.TrackerProgInetCskAccept4 // before 6.10
+// acceptTiers returns the ways to see accepts that the kernel may allow, best
+// first, and why a better one is not among them.
+func acceptTiers() ([]acceptTier, []Refusal) {
+	exit := acceptTier{
+		programs: []string{bpf.TrackerProgSysExitAccept4, bpf.TrackerProgSysExitAccept},
+		limit:    "a connection that is accepted through io_uring shows without its process until descriptors are looked at again (Connections)",
 	}
-	return []acceptTier{
-		{
-			typed:    true,
-			programs: []string{fexit},
-			limit:    "the descriptor of an accepted connection is known only once descriptors are looked at again (Connections)",
-		},
-		{
-			programs: []string{bpf.TrackerProgSysExitAccept4, bpf.TrackerProgSysExitAccept},
-			limit:    "a connection that is accepted through io_uring shows without its process until descriptors are looked at again (Connections)",
-		},
+	program, err := typedAcceptProgram()
+	if err != nil {
+		return []acceptTier{exit}, []Refusal{refusal("fexit/inet_csk_accept", cause(err))}
 	}
+	typed := acceptTier{
+		typed:    true,
+		programs: []string{program},
+		limit:    "the descriptor of an accepted connection is known only once descriptors are looked at again (Connections)",
+	}
+	return []acceptTier{typed, exit}, nil
+}
+
+// typedAcceptProgram returns which program fits the kernel's inet_csk_accept, or
+// why the kernel allows none there: it is cheaper to ask with a program that does
+// nothing than to have all of them refused.
+func typedAcceptProgram() (string, error) {
+	const function = "inet_csk_accept"
+	nothing, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.Tracing, AttachType: ebpf.AttachTraceFExit, AttachTo: function,
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+		License:      "GPL",
+	})
+	if err != nil {
+		return "", err
+	}
+	nothing.Close()
+	n, err := parameters(function)
+	switch {
+	case err != nil:
+		return "", err
+	case n == 2:
+		return bpf.TrackerProgInetCskAccept2, nil // since 6.10
+	case n == 4:
+		return bpf.TrackerProgInetCskAccept4, nil
+	}
+	return "", fmt.Errorf("%s has %d parameters: %w", function, n, errors.ErrUnsupported)
 }
 
 // parameters returns how many parameters a kernel function has, by BTF: a wrong
@@ -76,8 +103,8 @@ func attachHooks(cfg Config) (*hooks, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lift RLIMIT_MEMLOCK: %w", err)
 	}
-	var refused []Refusal
-	for _, tier := range acceptTiers() {
+	tiers, refused := acceptTiers()
+	for _, tier := range tiers {
 		h, err := attachTier(cfg, tier)
 		if err == nil {
 			h.refused = refused

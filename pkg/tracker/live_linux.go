@@ -30,8 +30,7 @@ type live struct {
 	hooks *hooks
 	ring  *ringbuf.Reader
 	hub   *hub
-	scans fallback.Source // what scans read
-	netns uint32          // the caller's namespace
+	netns uint32 // the caller's namespace
 
 	mu        sync.Mutex
 	table     *table
@@ -76,16 +75,12 @@ func openLive(ctx context.Context, cfg Config, h *hub) (backend, Info, error) {
 	if err != nil {
 		return nil, Info{}, err
 	}
-	scans, refused, err := scanSource(cfg.ProcFS)
-	if err != nil {
-		return nil, Info{}, errors.Join(err, hooks.close())
-	}
 	ring, err := ringbuf.New(hooks.collection.Maps[bpf.TrackerMapEvents])
 	if err != nil {
 		return nil, Info{}, errors.Join(err, hooks.close())
 	}
 	l := &live{
-		cfg: cfg, hooks: hooks, ring: ring, hub: h, scans: scans, netns: netns,
+		cfg: cfg, hooks: hooks, ring: ring, hub: h, netns: netns,
 		table: newTable(), processes: newProcessCache(reader),
 		repair: make(chan struct{}, 1),
 	}
@@ -100,19 +95,7 @@ func openLive(ctx context.Context, cfg Config, h *hub) (backend, Info, error) {
 	l.cancel = cancel
 	l.wg.Go(l.run)
 	l.wg.Go(func() { l.repairLoop(background) })
-	return l, Info{Hooks: hooks.info, Refused: append(hooks.refused, refused...), Limits: hooks.limits}, nil
-}
-
-// scanSource returns the source for scans: iterators, or sock_diag where they are
-// refused.
-func scanSource(procfs string) (fallback.Source, []Refusal, error) {
-	source, err := iterSource(procfs)
-	if err == nil {
-		return source, nil, nil
-	}
-	refused := []Refusal{refusal("iter/task_file", err)}
-	source, err = fallback.Netlink(procfs)
-	return source, refused, err
+	return l, Info{Hooks: hooks.info, Refused: hooks.refused, Limits: hooks.limits}, nil
 }
 
 // currentNetNS returns the inode number of the caller's network namespace.
@@ -245,7 +228,10 @@ func (l *live) scanLocked(ctx context.Context) error {
 	start := l.table.beginScan()
 	l.mu.Unlock()
 
-	snap, err := l.scans.Snapshot(ctx, fallback.Query{Kind: conn.KindTCP, Holders: true, AllNamespaces: true})
+	snap, err := TakeSnapshot(ctx, SnapshotConfig{
+		ProcFS: l.cfg.ProcFS,
+		Query:  fallback.Query{Kind: conn.KindTCP, Holders: true, AllNamespaces: true},
+	})
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -264,7 +250,7 @@ func (l *live) scanLocked(ctx context.Context) error {
 		l.cfg.Logger.Log(ctx, level, "a part of the socket tables was not seen: "+w.Error())
 	}
 	l.drain()
-	l.table.merge(&snap, start, time.Now(), func(e *conn.Event) {
+	l.table.merge(&snap.Snapshot, start, time.Now(), func(e *conn.Event) {
 		l.account.Reconciled++
 		l.hub.publish(e)
 	})
@@ -294,7 +280,7 @@ func (l *live) appendConnections(dst []conn.Conn, kind conn.Kind) ([]conn.Conn, 
 	}
 	// What is not TCP is not tracked: it is asked for.
 	if other := kind &^ conn.KindTCP; other != 0 {
-		snap, err := l.scans.Snapshot(context.Background(), fallback.Query{Kind: other})
+		snap, err := TakeSnapshot(context.Background(), SnapshotConfig{ProcFS: l.cfg.ProcFS, Query: fallback.Query{Kind: other}})
 		if err != nil {
 			return dst, err
 		}
