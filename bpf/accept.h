@@ -26,11 +26,9 @@ static __always_inline void accept_typed(struct sock *newsk)
 	if (!tp)
 		return;
 
-	struct owner *o = bpf_sk_storage_get(&owners, newsk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	struct owner *o = owner_make(newsk);
 
-	if (!o)
-		count(&account()->map_full);
-	else if (!owner_accept(o, -1))
+	if (o && !owner_accept(o, -1))
 		return;
 
 	struct socket_event *e = event_reserve(sizeof(*e));
@@ -61,12 +59,14 @@ static __always_inline void accept_fd(int fd)
 
 	if (family != AF_INET && family != AF_INET6)
 		return;
-	if (!owner_accept_untyped(sk, fd))
+
+	u64 cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
+
+	if (!owner_accept_untyped(sk, cookie, fd))
 		return;
 
 	struct socket_event *e = event_reserve(sizeof(*e));
 
 	if (e)
-		accept_submit(e, sk, BPF_CORE_READ(sk, __sk_common.skc_cookie.counter),
-			      BPF_CORE_READ((struct inet_sock *)sk, inet_sport), BPF_CORE_READ(inode, i_ino), fd, false);
+		accept_submit(e, sk, cookie, BPF_CORE_READ((struct inet_sock *)sk, inet_sport), BPF_CORE_READ(inode, i_ino), fd, false);
 }

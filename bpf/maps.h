@@ -7,6 +7,7 @@
 struct owner {
 	struct process process;
 	u64 established; /* CLOCK_MONOTONIC, ns; 0: not seen */
+	u64 cookie;	 /* of the socket, where it is found by its address; 0: it had none yet */
 	s32 fd;		 /* by which the process got it; -1: unknown */
 	u32 unused;
 };
@@ -29,8 +30,8 @@ struct {
  * Owners of children by sock pointer, where accepts are seen by the exit of the
  * system call: the sock that is found there by its descriptor is a plain pointer,
  * which socket storage does not take.
- *   insert: softirq, when a child is established; the accepting task, for a child
- *           older than the programs
+ *   insert: softirq, when a child is established; the accepting task, if it comes
+ *           first, and for a child older than the programs
  *   read:   the accepting task
  *   delete: -> CLOSE of the child
  */
@@ -62,7 +63,7 @@ struct account {
 	u64 seen;      /* events that a hook set out to deliver */
 	u64 ring_full; /* of these: found no room in the ring buffer */
 	u64 map_full;  /* owners that found no room in a map */
-	u64 covered;   /* runs of a hook that its cover did (see below) */
+	u64 covered;   /* changes that the second state program saw in place of the first */
 	u64 unused[4];
 };
 
@@ -81,25 +82,38 @@ static __always_inline void count(u64 *counter)
 /*
  * The kernel skips a program that is running on the same CPU already: a state that
  * changes in a softirq would be missed if the softirq came while the program ran
- * in a task. So there are two of them, and the second covers the first: it does the
- * work if it finds the first one in the middle of a run, and nothing otherwise. Both
- * are skipped only where three runs nest, which takes preemption as well.
+ * in a task. So there are two of them. The first leaves a mark of what it has done;
+ * the second, which the kernel runs right after it, does the work if it finds none.
+ * Both are skipped only where three runs nest, which takes preemption as well.
  *
- *   insert: the first program, while it runs
- *   read:   the second one
+ *   insert: the first program
+ *   delete: the second one, for the same change
  */
+enum { MARKS = 64 };
+
+struct marks {
+	u64 change[MARKS]; /* by cookie, so that nested runs keep apart */
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, u32);
-	__type(value, u32);
-} running SEC(".maps");
+	__type(value, struct marks);
+} marks SEC(".maps");
 
-static __always_inline u32 *running_here(void)
+/* Where the mark of a socket's change is on this CPU. */
+static __always_inline u64 *mark_of(u64 cookie)
 {
 	u32 zero = 0;
+	struct marks *m = bpf_map_lookup_elem(&marks, &zero);
 
-	return bpf_map_lookup_elem(&running, &zero);
+	return m ? &m->change[cookie % MARKS] : 0;
+}
+
+static __always_inline u64 mark_value(u64 cookie, int newstate)
+{
+	return cookie << 4 | newstate;
 }
 
 /* Reserves room for an event; NULL, counted, if there is none. */

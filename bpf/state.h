@@ -16,7 +16,7 @@ static __always_inline void owner_fill(struct socket_event *e, struct owner *o)
 	}
 }
 
-static __always_inline void state_close(struct sock *sk, struct tcp_sock *tp, int oldstate, u64 now)
+static __always_inline void state_close(struct sock *sk, u64 cookie, struct tcp_sock *tp, int oldstate, u64 now)
 {
 	struct close_event *e = event_reserve(sizeof(*e));
 	struct owner *o = bpf_sk_storage_get(&owners, sk, 0, 0);
@@ -28,7 +28,7 @@ static __always_inline void state_close(struct sock *sk, struct tcp_sock *tp, in
 		child = o;
 	}
 	if (e) {
-		header_fill(&e->socket.header, EVENT_CLOSE, sk, bpf_get_socket_cookie(sk), oldstate, TCP_CLOSE, now, true);
+		header_fill(&e->socket.header, EVENT_CLOSE, sk, cookie, oldstate, TCP_CLOSE, now, true);
 		socket_fill(&e->socket, sk, tp->inet_conn.icsk_inet.inet_sport, true);
 		e->socket.inode = sock_inode(sk);
 		owner_fill(&e->socket, o);
@@ -46,31 +46,31 @@ static __always_inline void state_close(struct sock *sk, struct tcp_sock *tp, in
 		bpf_map_delete_elem(&children, &key);
 }
 
-static __always_inline void state_socket(struct sock *sk, struct tcp_sock *tp, enum event_type type, struct owner *o, int oldstate,
-					 int newstate, u64 now)
+static __always_inline void state_socket(struct sock *sk, u64 cookie, struct tcp_sock *tp, enum event_type type,
+					 struct owner *o, int oldstate, int newstate, u64 now)
 {
 	struct socket_event *e = event_reserve(sizeof(*e));
 
 	if (!e)
 		return;
-	header_fill(&e->header, type, sk, bpf_get_socket_cookie(sk), oldstate, newstate, now, true);
+	header_fill(&e->header, type, sk, cookie, oldstate, newstate, now, true);
 	socket_fill(e, sk, tp->inet_conn.icsk_inet.inet_sport, true);
 	e->inode = sock_inode(sk);
 	owner_fill(e, o);
 	bpf_ringbuf_submit(e, 0);
 }
 
-static __always_inline void state_other(struct sock *sk, int oldstate, int newstate, u64 now)
+static __always_inline void state_other(struct sock *sk, u64 cookie, int oldstate, int newstate, u64 now)
 {
 	struct header *h = event_reserve(sizeof(*h));
 
 	if (!h)
 		return;
-	header_fill(h, EVENT_STATE, sk, bpf_get_socket_cookie(sk), oldstate, newstate, now, true);
+	header_fill(h, EVENT_STATE, sk, cookie, oldstate, newstate, now, true);
 	bpf_ringbuf_submit(h, 0);
 }
 
-static __always_inline void state_change(struct sock *sk, int oldstate, int newstate)
+static __always_inline void state_change(struct sock *sk, u64 cookie, int oldstate, int newstate)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
@@ -88,7 +88,7 @@ static __always_inline void state_change(struct sock *sk, int oldstate, int news
 	case TCP_LISTEN:
 		owner_open(sk, ROLE_LISTEN);
 		o = bpf_sk_storage_get(&owners, sk, 0, 0);
-		state_socket(sk, tp, EVENT_LISTEN, o, oldstate, newstate, now);
+		state_socket(sk, cookie, tp, EVENT_LISTEN, o, oldstate, newstate, now);
 		break;
 	case TCP_ESTABLISHED:
 		o = bpf_sk_storage_get(&owners, sk, 0, 0);
@@ -96,23 +96,23 @@ static __always_inline void state_change(struct sock *sk, int oldstate, int news
 		if (oldstate == TCP_SYN_SENT || (o && o->process.role == ROLE_CONNECT)) {
 			if (o)
 				o->established = now;
-			state_socket(sk, tp, EVENT_CONNECT, o, oldstate, newstate, now);
+			state_socket(sk, cookie, tp, EVENT_CONNECT, o, oldstate, newstate, now);
 		} else {
-			owner_child(sk, now);
-			state_socket(sk, tp, EVENT_CHILD, 0, oldstate, newstate, now);
+			owner_child(sk, cookie, now);
+			state_socket(sk, cookie, tp, EVENT_CHILD, 0, oldstate, newstate, now);
 		}
 		break;
 	case TCP_CLOSE:
 		if (oldstate == TCP_SYN_SENT) {
 			o = bpf_sk_storage_get(&owners, sk, 0, 0);
-			state_socket(sk, tp, EVENT_FAIL, o, oldstate, newstate, now);
+			state_socket(sk, cookie, tp, EVENT_FAIL, o, oldstate, newstate, now);
 		} else {
-			state_close(sk, tp, oldstate, now);
+			state_close(sk, cookie, tp, oldstate, now);
 		}
 		break;
 	case TCP_SYN_RECV:
 		break;
 	default:
-		state_other(sk, oldstate, newstate, now);
+		state_other(sk, cookie, oldstate, newstate, now);
 	}
 }

@@ -1,7 +1,10 @@
 //go:build ignore
 
 // SPDX-License-Identifier: MIT OR GPL-2.0-only
-/* Entry points of the live tracker. Which of them are attached is the loader's choice (package tracker, hooks_linux.go). */
+/*
+ * Entry points of the live tracker. Which of them are attached is the loader's choice (package tracker,
+ * hooks_linux.go).
+ */
 #include "accept.h"
 #include "state.h"
 
@@ -15,19 +18,18 @@ const struct close_event *close_event_btf __attribute__((unused));
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 /*
- * net/ipv4/tcp.c, tcp_set_state(): every transition, in whatever task or softirq makes it. The kernel runs the programs of
- * a tracepoint in the order in which they were attached.
+ * net/ipv4/tcp.c, tcp_set_state(): every transition, in whatever task or softirq makes it. The kernel runs the
+ * programs of a tracepoint in the order in which they were attached.
  */
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(inet_sock_set_state, struct sock *sk, int oldstate, int newstate)
 {
-	u32 *here = running_here();
+	u64 cookie = bpf_get_socket_cookie(sk);
+	u64 *mark = mark_of(cookie);
 
-	if (here)
-		*(volatile u32 *)here = 1;
-	state_change(sk, oldstate, newstate);
-	if (here)
-		*(volatile u32 *)here = 0;
+	state_change(sk, cookie, oldstate, newstate);
+	if (mark)
+		*(volatile u64 *)mark = mark_value(cookie, newstate);
 	return 0;
 }
 
@@ -35,12 +37,15 @@ int BPF_PROG(inet_sock_set_state, struct sock *sk, int oldstate, int newstate)
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(inet_sock_set_state_cover, struct sock *sk, int oldstate, int newstate)
 {
-	u32 *here = running_here();
+	u64 cookie = bpf_get_socket_cookie(sk);
+	u64 *mark = mark_of(cookie);
 
-	if (here && *(volatile u32 *)here) {
-		count(&account()->covered);
-		state_change(sk, oldstate, newstate);
+	if (mark && *(volatile u64 *)mark == mark_value(cookie, newstate)) {
+		*(volatile u64 *)mark = 0;
+		return 0;
 	}
+	count(&account()->covered);
+	state_change(sk, cookie, oldstate, newstate);
 	return 0;
 }
 

@@ -94,8 +94,8 @@ type TrackerSocketEvent struct {
 const (
 	TrackerMapChildren               = "children"
 	TrackerMapEvents                 = "events"
+	TrackerMapMarks                  = "marks"
 	TrackerMapOwners                 = "owners"
-	TrackerMapRunning                = "running"
 	TrackerProgInetCskAccept2        = "inet_csk_accept2"
 	TrackerProgInetCskAccept4        = "inet_csk_accept4"
 	TrackerProgInetSockSetState      = "inet_sock_set_state"
@@ -167,8 +167,8 @@ type TrackerProgramSpecs struct {
 type TrackerMapSpecs struct {
 	Children *ebpf.MapSpec `ebpf:"children"`
 	Events   *ebpf.MapSpec `ebpf:"events"`
+	Marks    *ebpf.MapSpec `ebpf:"marks"`
 	Owners   *ebpf.MapSpec `ebpf:"owners"`
-	Running  *ebpf.MapSpec `ebpf:"running"`
 }
 
 // TrackerVariableSpecs contains global variables before they are loaded into the kernel.
@@ -206,16 +206,16 @@ func (o *TrackerObjects) Close() error {
 type TrackerMaps struct {
 	Children *ebpf.Map `ebpf:"children"`
 	Events   *ebpf.Map `ebpf:"events"`
+	Marks    *ebpf.Map `ebpf:"marks"`
 	Owners   *ebpf.Map `ebpf:"owners"`
-	Running  *ebpf.Map `ebpf:"running"`
 }
 
 func (m *TrackerMaps) Close() error {
 	return _TrackerClose(
 		m.Children,
 		m.Events,
+		m.Marks,
 		m.Owners,
-		m.Running,
 	)
 }
 

@@ -5,7 +5,6 @@ import (
 	"net"
 	"os"
 	"slices"
-	"syscall"
 	"testing"
 	"time"
 
@@ -41,9 +40,9 @@ func TestReadYourWrites(t *testing.T) {
 		local, remote := addr(p.client.LocalAddr()), addr(p.client.RemoteAddr())
 		for _, end := range []struct {
 			laddr, raddr conn.Addr
-			c            syscall.Conn
-		}{{local, remote, p.client}, {remote, local, p.server}} {
-			if r := find(end.laddr, end.raddr); r == nil || r.PID != int32(os.Getpid()) || r.FD != fdOf(t, end.c) {
+			fd           int32
+		}{{local, remote, fdOf(t, p.client)}, {remote, local, acceptedFD(tr, fdOf(t, p.server))}} {
+			if r := find(end.laddr, end.raddr); r == nil || r.PID != int32(os.Getpid()) || r.FD != end.fd {
 				t.Fatalf("%s -> %s: %+v", end.laddr, end.raddr, r)
 			}
 		}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -255,6 +256,16 @@ func open(t *testing.T, cfg tracker.Config) *tracker.Tracker {
 	}
 	t.Cleanup(func() { tr.Close() })
 	return tr
+}
+
+// acceptedFD returns what events say of the descriptor fd that accept(2) returned:
+// -1 where accepts are seen in inet_csk_accept(), when the socket has neither a
+// descriptor nor an inode yet.
+func acceptedFD(tr *tracker.Tracker, fd int32) int32 {
+	if slices.ContainsFunc(tr.Info().Hooks, func(h tracker.Hook) bool { return h.Attach == "fexit/inet_csk_accept" }) {
+		return -1
+	}
+	return fd
 }
 
 // A stream reads a subscription in the background, so that it is never slow.

@@ -39,10 +39,17 @@ func TestPolling(t *testing.T) {
 			})
 
 			s := subscribe(t, tr, tracker.Filter{NoSeed: true, PIDs: []int32{int32(os.Getpid())}})
-			p := connect(t, "tcp4", "127.0.0.1:0")
+			l, err := listen("127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			if e := s.event(conn.EventListen); e.Laddr != addr(l.Addr()) || e.FD != fdOf(t, l.(*net.TCPListener)) {
+				t.Errorf("%s, want a listener on %s", describe(&e), l.Addr())
+			}
+			p := dial(t, l, "tcp4", l.Addr().String())
 			local, remote := addr(p.client.LocalAddr()), addr(p.client.RemoteAddr())
 			want := map[conn.EventType]conn.Conn{
-				conn.EventListen:  {Laddr: remote, FD: fdOf(t, p.listener.(*net.TCPListener))},
 				conn.EventConnect: {Laddr: local, Raddr: remote, FD: fdOf(t, p.client)},
 				conn.EventAccept:  {Laddr: remote, Raddr: local, FD: fdOf(t, p.server)},
 			}

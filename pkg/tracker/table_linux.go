@@ -80,9 +80,12 @@ func (t *table) apply(r record, owner *conn.Process, at time.Time, e *conn.Event
 		return true
 
 	case bpf.TrackerEventTypeEVENT_CHILD:
-		s = t.put(r, nil)
-		s.direction = conn.Inbound
-		s.established = r.header.Time
+		if s == nil { // else it was accepted before it was established (tcp_check_req)
+			s = t.put(r, nil)
+			s.direction = conn.Inbound
+		}
+		s.row.Status = conn.StatusEstablished
+		s.established, s.changed = r.header.Time, t.clock
 		return false
 
 	case bpf.TrackerEventTypeEVENT_ACCEPT:
@@ -169,8 +172,9 @@ func (t *table) fillClose(r record, s *socket, owner *conn.Process, at time.Time
 		if established == 0 {
 			established = s.established
 		}
-		if row.Inode == 0 {
+		if !row.Known.Has(conn.KnownInode) {
 			row.Inode = s.row.Inode
+			row.Known |= s.row.Known & conn.KnownInode
 		}
 		if fd < 0 {
 			fd = s.ownerFD

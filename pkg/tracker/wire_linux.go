@@ -64,11 +64,19 @@ func (r record) row() conn.Conn {
 		FD:     s.Fd,
 		Type:   conn.Stream,
 		Status: conn.Status(r.header.Newstate),
-		Known:  conn.KnownUID | conn.KnownNetNS | conn.KnownInode | conn.KnownCookie,
+		Known:  conn.KnownUID | conn.KnownNetNS,
 		UID:    s.Uid,
 		NetNS:  r.header.Netns,
 		Inode:  s.Inode,
 		Cookie: r.header.Cookie,
+	}
+	if c.Cookie != 0 { // a child that was accepted before it was established has none
+		c.Known |= conn.KnownCookie
+	}
+	// A child has no inode before it is accepted. Anywhere else 0 means that there is none
+	// yet, as in inet_csk_accept(), or no more.
+	if s.Inode != 0 || bpf.TrackerEventType(r.header.Type) == bpf.TrackerEventTypeEVENT_CHILD {
+		c.Known |= conn.KnownInode
 	}
 	if conn.Family(r.header.Family) == conn.Inet {
 		c.Family = conn.Inet
