@@ -67,7 +67,7 @@ func BenchmarkHolders(b *testing.B) {
 	manySockets(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		holders, _, err := procHolders{"/proc"}.All(context.Background())
+		holders, _, err := procHolders{"/proc"}.Append(context.Background(), nil)
 		must(b, err)
 		if len(holders) < benchSockets {
 			b.Fatalf("%d holders", len(holders))
@@ -78,10 +78,10 @@ func BenchmarkHolders(b *testing.B) {
 func BenchmarkJoin(b *testing.B) {
 	manySockets(b)
 	s := snapshot(b, sources(b)[0], Query{Kind: conn.KindTCP})
-	holders, _, err := procHolders{"/proc"}.All(context.Background())
+	holders, _, err := procHolders{"/proc"}.Append(context.Background(), nil)
 	must(b, err)
 	b.ReportAllocs()
 	for b.Loop() {
-		join(s.Conns, holders, Query{Kind: conn.KindTCP})
+		joinAll(s.Conns, holders, Query{Kind: conn.KindTCP})
 	}
 }

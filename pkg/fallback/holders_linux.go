@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"runtime"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -34,9 +37,21 @@ func (p *procFDs) close() { unix.Close(p.root) }
 // procHolders reads who holds which socket in the procfs at root.
 type procHolders struct{ root string }
 
-// All implements [Holders]. As in psutil, a process that may not be read throughout
-// holds nothing, and one that has vanished neither.
-func (h procHolders) All(ctx context.Context) (holders []Holding, hidden int, err error) {
+// A portion is what one worker has read: the holdings of some processes, and which
+// part belongs to which.
+type portion struct {
+	holdings []Holding
+	parts    []part
+	hidden   int
+	err      error
+}
+
+type part struct{ process, start, end int }
+
+// Append implements [Holders]. As in psutil, a process that may not be read
+// throughout holds nothing, and one that has vanished neither. Nearly all of the
+// time is the kernel's, so the processes are shared among as many workers as can run.
+func (h procHolders) Append(ctx context.Context, dst []Holding) (holders []Holding, hidden int, err error) {
 	p, err := openProcFDs(h.root)
 	if err != nil {
 		return nil, 0, err
@@ -46,31 +61,73 @@ func (h procHolders) All(ctx context.Context) (holders []Holding, hidden int, er
 	if err != nil {
 		return nil, 0, err
 	}
-	for _, pid := range pids {
-		if err := ctx.Err(); err != nil {
-			return nil, 0, err
-		}
-		more, err := p.appendHolders(holders, pid)
-		switch {
-		case err == nil:
-			holders = more
-		case errors.Is(err, fs.ErrPermission):
-			hidden++
-		case !vanished(err):
-			return nil, 0, fmt.Errorf("descriptors of process %d: %w", pid, err)
-		}
+
+	portions := make([]portion, min(runtime.GOMAXPROCS(0), 4))
+	var next atomic.Int64 // process to read
+	var wg sync.WaitGroup
+	for i := range portions {
+		wg.Go(func() { portions[i].read(ctx, p.root, pids, &next) })
 	}
-	return holders, hidden, nil
+	wg.Wait()
+
+	// Every worker's parts are in the order of the processes: merge them.
+	for {
+		var first *portion
+		for i := range portions {
+			if w := &portions[i]; len(w.parts) > 0 && (first == nil || w.parts[0].process < first.parts[0].process) {
+				first = w
+			}
+		}
+		if first == nil {
+			break
+		}
+		dst = append(dst, first.holdings[first.parts[0].start:first.parts[0].end]...)
+		first.parts = first.parts[1:]
+	}
+	for i := range portions {
+		hidden += portions[i].hidden
+		err = errors.Join(err, portions[i].err)
+	}
+	return dst, hidden, err
 }
 
-// holdersOf returns what the process pid holds.
-func holdersOf(root string, pid int32) ([]Holding, error) {
+// read reads processes of pids, of which next is the number of the next one, until
+// there are none left.
+func (w *portion) read(ctx context.Context, root int, pids []int32, next *atomic.Int64) {
+	p := procFDs{root: root, buf: make([]byte, 32<<10)}
+	for {
+		n := int(next.Add(1)) - 1
+		if n >= len(pids) {
+			return
+		}
+		if w.err = ctx.Err(); w.err != nil {
+			return
+		}
+		start := len(w.holdings)
+		more, err := p.appendHolders(w.holdings, pids[n])
+		switch {
+		case err == nil:
+			w.holdings = more
+			if len(more) > start {
+				w.parts = append(w.parts, part{n, start, len(more)})
+			}
+		case errors.Is(err, fs.ErrPermission):
+			w.hidden++
+		case !vanished(err):
+			w.err = fmt.Errorf("descriptors of process %d: %w", pids[n], err)
+			return
+		}
+	}
+}
+
+// appendHoldersOf appends what the process pid holds to dst.
+func appendHoldersOf(dst []Holding, root string, pid int32) ([]Holding, error) {
 	p, err := openProcFDs(root)
 	if err != nil {
 		return nil, err
 	}
 	defer p.close()
-	holders, err := p.appendHolders(nil, pid)
+	holders, err := p.appendHolders(dst, pid)
 	if err != nil {
 		return nil, processError(pid, err)
 	}
@@ -144,11 +201,27 @@ func (d *dirReader) next() ([]byte, error) {
 		}
 		d.rest = d.buf[:n]
 	}
-	const reclen, nameOffset = unsafe.Offsetof(unix.Dirent{}.Reclen), unsafe.Offsetof(unix.Dirent{}.Name)
-	size := hostEndian.Uint16(d.rest[reclen:])
-	name := d.rest[nameOffset:size]
-	d.rest = d.rest[size:]
-	return name[:bytes.IndexByte(name, 0)], nil
+	name, rest, err := nextDirent(d.rest)
+	d.rest = rest
+	return name, err
+}
+
+// nextDirent splits the first struct linux_dirent64 off b and returns its name,
+// which is followed by a NUL in memory.
+func nextDirent(b []byte) (name, rest []byte, err error) {
+	const reclen, nameOffset = int(unsafe.Offsetof(unix.Dirent{}.Reclen)), int(unsafe.Offsetof(unix.Dirent{}.Name))
+	if len(b) < nameOffset {
+		return nil, nil, errShort
+	}
+	size := int(hostEndian.Uint16(b[reclen:]))
+	if size < nameOffset || size > len(b) {
+		return nil, nil, errShort
+	}
+	end := bytes.IndexByte(b[nameOffset:size], 0)
+	if end < 0 {
+		return nil, nil, errShort
+	}
+	return b[nameOffset : nameOffset+end], b[size:], nil
 }
 
 // socket returns the inode of the socket that the entry name, from [dirReader.next],
@@ -162,13 +235,20 @@ func (d *dirReader) socket(name []byte) (inode uint64, err error) {
 	if errno != 0 {
 		return 0, errno
 	}
-	digits, ok := bytes.CutPrefix(link[:n], []byte("socket:["))
+	return socketInode(link[:n]), nil
+}
+
+// socketInode returns the inode in the link to a socket; 0 for any other link.
+func socketInode(link []byte) uint64 {
+	digits, ok := bytes.CutPrefix(link, []byte("socket:["))
 	if !ok {
-		return 0, nil
+		return 0
 	}
-	digits, _ = bytes.CutSuffix(digits, []byte("]"))
-	inode, _ = parseUint(digits, 64)
-	return inode, nil
+	if digits, ok = bytes.CutSuffix(digits, []byte("]")); !ok {
+		return 0
+	}
+	inode, _ := parseUint(digits, 64)
+	return inode
 }
 
 // vanished reports whether err says that a process is gone.

@@ -13,13 +13,17 @@ import (
 // unixPathMax is UNIX_PATH_MAX, the size of sockaddr_un.sun_path (unix(7)).
 const unixPathMax = 108
 
-var errMalformed = errors.New("malformed line")
+var (
+	errMalformed = errors.New("malformed line")
+	errCut       = errors.New("line is cut short")
+)
 
 // A lineReader reads the lines of a table in /proc/net.
 type lineReader struct {
 	name   string // of the file, for errors
 	r      *bufio.Reader
-	number int // of the last line; the heading is line 0, as psutil counts
+	number int  // of the last line; the heading is line 0, as psutil counts
+	cut    bool // the last line has no newline: what is left of a number is another number
 }
 
 func newLineReader(r io.Reader, name string) *lineReader {
@@ -41,6 +45,7 @@ func (l *lineReader) next() ([]byte, error) {
 		return nil, err
 	}
 	l.number++
+	l.cut = err == io.EOF
 	return bytes.TrimSuffix(line, []byte("\n")), nil
 }
 
@@ -66,7 +71,10 @@ func parseInetTable(r io.Reader, name string, family conn.Family, typ conn.Type,
 		}
 		n := len(s.Conns)
 		s.Conns = append(s.Conns, conn.Conn{Family: family, Type: typ})
-		if err := parseInetLine(line, &s.Conns[n]); err != nil {
+		if err = parseInetLine(line, &s.Conns[n]); err == nil && lines.cut {
+			err = errCut
+		}
+		if err != nil {
 			s.Conns = s.Conns[:n]
 			s.Warnings = append(s.Warnings, lines.malformed(line, err))
 		}
@@ -137,6 +145,8 @@ func parseUnixTable(r io.Reader, name string, s *Snapshot) error {
 		}
 		c, rest, ok := parseUnixLine(line)
 		switch {
+		case lines.cut:
+			s.Warnings = append(s.Warnings, lines.malformed(line, errCut))
 		case ok:
 			flush()
 			last, path = c, append(path[:0], rest...)

@@ -30,12 +30,13 @@ func TestParseInetTable(t *testing.T) {
 	}{
 		{"empty", "", 0, 0},
 		{"heading only", inetHeading, 0, 0},
-		{"no newline", inetHeading + strings.TrimSuffix(good, "\n"), 1, 0},
+		{"no newline", inetHeading + strings.TrimSuffix(good, "\n"), 0, 1},
 		{"padded", inetHeading + strings.Replace(good, "\n", "        \n", 1), 1, 0},
 		{"ten fields", inetHeading + "0: " + local + ":1F90 00000000:0000 0A 0:0 0:0 0 0 0 21303\n", 1, 0},
 		{"nine fields", inetHeading + "0: " + local + ":1F90 00000000:0000 0A 0:0 0:0 0 0 0\n" + good, 1, 1},
 		{"blank line", inetHeading + "\n" + good, 1, 1},
 		{"cut short", inetHeading + good + good[:40], 1, 1},
+		{"cut in the inode", inetHeading + good + good[:strings.Index(good, "21303")+3], 1, 1},
 		{"text", inetHeading + good + "what is this\n" + good, 2, 1},
 		{"no port", inetHeading + strings.Replace(good, ":1F90", "", 1) + good, 1, 1},
 		{"long port", inetHeading + strings.Replace(good, ":1F90", ":11F90", 1) + good, 1, 1},
@@ -95,6 +96,8 @@ func TestParseUnixTable(t *testing.T) {
 		{"not UTF-8", heading + line("16384", " /caf\xe9\xff"), []string{"/caf\xe9\xff"}, 0},
 		{"newline", heading + line("16384", " /a\nb c d e f g h") + line("16385", ""), []string{"/a\nb c d e f g h", ""}, 0},
 		{"newlines", heading + line("16384", " /a\n\n") + line("16385", " /b\n"), []string{"/a\n\n", "/b\n"}, 0},
+		{"cut in the inode", heading + line("16384", " /s") + strings.TrimSuffix(line("163", ""), "\n"), []string{"/s"}, 1},
+		{"cut in the name", heading + line("16384", " /s") + strings.TrimSuffix(line("16385", " /x"), "\n"), []string{"/s"}, 1},
 		{"stray line", heading + "text\n" + line("16384", "") + "text\n" + line("16385", " /s"), []string{"", "/s"}, 2},
 		{"name too long", heading + line("16384", " "+long+"\n"+long), []string{long}, 1},
 		{"forged row", heading + line("16384", " /a\n"+line("16385", " /b")), []string{"/a", "/b\n"}, 0},
@@ -140,6 +143,34 @@ func TestParseNumbers(t *testing.T) {
 	for _, in := range []string{"", "G", "0x1", "-1", "100000000", "@", "`"} {
 		if got, ok := parseHex([]byte(in)); ok {
 			t.Errorf("parseHex(%q) = %d", in, got)
+		}
+	}
+}
+
+// A table that ends in the middle of a line gives the sockets before it and a
+// warning, but no socket that does not exist.
+func TestParseCut(t *testing.T) {
+	for _, f := range fixtures {
+		b := fixture(t, "proc-net-"+f.name+"-6.18-amd64.txt")
+		all, err := parseTable(b, f.name, f.family, f.typ)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range len(b) {
+			s, err := parseTable(b[:n], f.name, f.family, f.typ)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, c := range s.Conns {
+				// A line of the unix table that is cut may have gone on with the last name.
+				if last := f.family == conn.Unix && i == len(s.Conns)-1; !last && (rowOf(c) != rowOf(all.Conns[i]) || c.Inode != all.Conns[i].Inode) {
+					t.Errorf("%s: first %d bytes: %+v", f.name, n, c)
+				}
+			}
+			whole := n == 0 || b[n-1] == '\n' || countLines(b[:n]) == 1 // of which the heading is no row
+			if !whole && (len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0].Error(), f.name+": line ")) {
+				t.Errorf("%s: first %d bytes: warnings %v", f.name, n, s.Warnings)
+			}
 		}
 	}
 }

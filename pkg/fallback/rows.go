@@ -15,16 +15,16 @@ type Holding struct {
 }
 
 // join turns sockets into the rows that answer q: it gives each of conns, which
-// has no owner yet, the process that holds it. The holders must be ascending by
-// (PID, FD). The rows use the memory of conns.
+// has no owner yet, the process that holds it by index, which must have been built
+// for q.PID. The rows use the memory of conns.
 //
 // Of several processes that hold a socket, the one with the highest PID is the
 // owner, as psutil has it, unless q asks for one process. An inet socket is one
 // row, with the owner's lowest descriptor; a unix socket is a row for each of the
 // owner's descriptors. A socket that nobody holds is a row too, unless q asks for
 // a process.
-func join(conns []conn.Conn, holders []Holding, q Query) []conn.Conn {
-	index := newHolderIndex(holders, q.PID)
+func join(conns []conn.Conn, index *holderIndex, q Query) []conn.Conn {
+	holders := index.holdings
 	rows := 0                       // conns[:rows] are done
 	var more []conn.Conn            // a unix socket's rows but the first
 	suspects := make([]int32, 0, 8) // rows that may equal another one
@@ -82,16 +82,15 @@ type holderSlot struct {
 	row         int32  // the last row that was made of the socket; -1: none
 }
 
-// newHolderIndex indexes holdings, which must be ascending by (PID, FD). The owner
-// of a socket is the process pid, or the one with the highest PID if pid is 0.
-func newHolderIndex(holdings []Holding, pid int32) *holderIndex {
+// build indexes holdings, which must be ascending by (PID, FD). The owner of a
+// socket is the process pid, or the one with the highest PID if pid is 0. The memory
+// of what was indexed before is used again.
+func (x *holderIndex) build(holdings []Holding, pid int32) {
 	size := bits.Len(uint(2*len(holdings)) | 1)
-	x := &holderIndex{
-		holdings: holdings,
-		slots:    make([]holderSlot, 1<<size),
-		shift:    64 - size,
-		next:     make([]int32, len(holdings)),
-	}
+	x.holdings, x.shift = holdings, 64-size
+	x.slots = slices.Grow(x.slots[:0], 1<<size)[:1<<size]
+	clear(x.slots)
+	x.next = slices.Grow(x.next[:0], len(holdings))[:len(holdings)]
 	for i := range holdings {
 		h := &holdings[i]
 		n := int32(i)
@@ -107,7 +106,6 @@ func newHolderIndex(holdings []Holding, pid int32) *holderIndex {
 			s.owner = n
 		}
 	}
-	return x
 }
 
 // slot returns the slot of inode, or the free one where it belongs.

@@ -29,6 +29,12 @@ func held(inode uint64, pidsAndFDs ...int32) (holders []Holding) {
 	return holders
 }
 
+func joinAll(conns []conn.Conn, holders []Holding, q Query) []conn.Conn {
+	var index holderIndex
+	index.build(holders, q.PID)
+	return join(conns, &index, q)
+}
+
 func TestJoin(t *testing.T) {
 	addr := func(port uint16) conn.Addr { return conn.AddrIPv4([4]byte{127, 0, 0, 1}, port) }
 	tcp := func(port uint16, inode uint64) conn.Conn {
@@ -57,7 +63,7 @@ func TestJoin(t *testing.T) {
 		{"MPTCP subflows", []conn.Conn{tcp(1, 7), tcp(2, 7)}, Query{}, []own{{20, 4}, {20, 4}}},
 	} {
 		var got []own
-		for _, c := range join(slices.Clone(test.conns), holders, test.query) {
+		for _, c := range joinAll(slices.Clone(test.conns), holders, test.query) {
 			got = append(got, own{c.PID, c.FD})
 		}
 		if !slices.Equal(got, test.want) {
@@ -72,7 +78,7 @@ func TestJoinHolders(t *testing.T) {
 		{Family: conn.Inet, Type: conn.Stream, Laddr: conn.AddrIPv4([4]byte{}, 1), Inode: 7},
 		{Family: conn.Inet, Type: conn.Stream, Laddr: conn.AddrIPv4([4]byte{}, 2), Inode: 99},
 	}
-	rows := join(conns, holders, Query{Holders: true})
+	rows := joinAll(conns, holders, Query{Holders: true})
 	want := []conn.Holder{{PID: 10, FD: 3}, {PID: 20, FD: 4}, {PID: 20, FD: 5}}
 	if !rows[0].Known.Has(conn.KnownHolders) || !slices.Equal(rows[0].Holders, want) {
 		t.Errorf("got %v, want %v", rows[0].Holders, want)
@@ -80,7 +86,7 @@ func TestJoinHolders(t *testing.T) {
 	if rows[1].Known.Has(conn.KnownHolders) || rows[1].Holders != nil {
 		t.Errorf("of nobody's socket: got %v", rows[1].Holders)
 	}
-	if rows := join(rows[:1], holders, Query{}); rows[0].PID != 20 {
+	if rows := joinAll(rows[:1], holders, Query{}); rows[0].PID != 20 {
 		t.Errorf("got %+v", rows[0])
 	}
 }
@@ -100,7 +106,7 @@ func TestNoDoubles(t *testing.T) {
 	local := conn.Conn{Family: conn.Unix, Type: conn.Stream, Laddr: conn.AddrUnix(""), Inode: 8}
 	holders := slices.Concat(held(7, 10, 3), held(8, 10, 4, 10, 5))
 
-	got := join([]conn.Conn{a, owned, elsewhere, local, other, owned, subflow, owned, local, elsewhere, a}, holders, Query{})
+	got := joinAll([]conn.Conn{a, owned, elsewhere, local, other, owned, subflow, owned, local, elsewhere, a}, holders, Query{})
 	var rows []string
 	for _, c := range got {
 		rows = append(rows, fmt.Sprint(c.NetNS, c.Inode, c.FD, c.Raddr))
@@ -122,6 +128,6 @@ func BenchmarkJoinUnowned(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		join(rows, nil, Query{Kind: conn.KindTCP})
+		joinAll(rows, nil, Query{Kind: conn.KindTCP})
 	}
 }

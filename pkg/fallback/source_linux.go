@@ -2,7 +2,9 @@ package fallback
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"github.com/conntrace/conntrace/internal/procinfo"
@@ -43,9 +45,9 @@ type Tables interface {
 // Holders is the other half: it reads which process has a descriptor of which
 // socket.
 type Holders interface {
-	// All returns the holdings of every process, ascending by (PID, FD), and how many
-	// processes may not be read.
-	All(ctx context.Context) (holdings []Holding, hidden int, err error)
+	// Append appends the holdings of every process, ascending by (PID, FD), to dst, and
+	// returns how many processes may not be read.
+	Append(ctx context.Context, dst []Holding) (holdings []Holding, hidden int, err error)
 }
 
 // A linuxSource joins socket tables with who holds the sockets.
@@ -55,7 +57,18 @@ type linuxSource struct {
 	procs   *procinfo.Reader
 	tables  Tables
 	holders Holders
-	size    atomic.Int64 // of the last answer: room for the next one
+
+	size atomic.Int64 // of the last answer: room for the next one
+	pool sync.Pool    // of *scratch
+
+	mu        sync.Mutex
+	strangers map[uint64]bool // inodes that nobody held in the last answer; nil: it cannot be told
+}
+
+// scratch is memory that only lasts as long as a snapshot is made.
+type scratch struct {
+	holdings []Holding
+	index    holderIndex
 }
 
 // NewSource returns a source that joins tables with holders into rows. What else
@@ -87,22 +100,96 @@ func (s *linuxSource) snapshot(ctx context.Context, q Query) (snap Snapshot, err
 			return snap, err
 		}
 	}
-	// The descriptors are read after the tables: a socket in a table has its owner
-	// then unless it was closed meanwhile. The other way round every socket opened
-	// meanwhile would be without one, and a poller would report it so.
-	snap.Conns = make([]conn.Conn, 0, s.size.Load()*5/4)
-	if err := s.readTables(ctx, q, &snap); err != nil {
+	m, _ := s.pool.Get().(*scratch)
+	if m == nil {
+		m = new(scratch)
+	}
+	defer s.pool.Put(m)
+
+	if s.mayOverlap(q) {
+		if snap, err = s.read(ctx, q, m, true); err != nil {
+			return snap, err
+		}
+		if s.knowsStrangers(snap.Conns) {
+			s.addProcesses(snap.Conns)
+			return snap, nil
+		}
+	}
+	if snap, err = s.read(ctx, q, m, false); err != nil {
 		return snap, err
 	}
-	holders, hidden, err := s.readHolders(ctx, q)
-	if err != nil {
-		return snap, err
-	}
-	snap.Hidden = hidden
-	s.size.Store(int64(len(snap.Conns)))
-	snap.Conns = join(snap.Conns, holders, q)
+	s.rememberStrangers(q, &snap)
 	s.addProcesses(snap.Conns)
 	return snap, nil
+}
+
+// read makes the rows that answer q, without details of their processes.
+//
+// The descriptors are read after the tables: a socket in a table has its owner then
+// unless it was closed meanwhile. If both are read at once, a socket that is opened
+// meanwhile may come out without one.
+func (s *linuxSource) read(ctx context.Context, q Query, m *scratch, atOnce bool) (snap Snapshot, err error) {
+	last := int(s.size.Load())
+	snap.Conns = make([]conn.Conn, 0, last+last/16)
+
+	var holdersErr error
+	readHolders := func() { m.holdings, snap.Hidden, holdersErr = s.readHolders(ctx, m.holdings[:0], q) }
+	var wg sync.WaitGroup
+	if atOnce {
+		wg.Go(readHolders)
+	}
+	err = s.readTables(ctx, q, &snap) // in the caller's thread, and so in its namespace
+	wg.Wait()
+	if err == nil && !atOnce {
+		readHolders()
+	}
+	if err = errors.Join(err, holdersErr); err != nil {
+		return Snapshot{}, err
+	}
+	s.size.Store(int64(len(snap.Conns)))
+	m.index.build(m.holdings, q.PID)
+	snap.Conns = join(snap.Conns, &m.index, q)
+	return snap, nil
+}
+
+// mayOverlap reports whether tables and descriptors may be read at once: if it can
+// be told afterwards that no owner was missed.
+func (s *linuxSource) mayOverlap(q Query) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.strangers != nil && q.PID == 0
+}
+
+// knowsStrangers reports whether every socket that exists but that nobody holds was
+// so before. There are few: such as are in flight from one process to another, and
+// the kernel's own.
+func (s *linuxSource) knowsStrangers(rows []conn.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range rows {
+		if c := &rows[i]; c.PID == 0 && c.Inode != 0 && !s.strangers[c.Inode] {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *linuxSource) rememberStrangers(q Query, snap *Snapshot) {
+	if q.PID != 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.strangers = nil
+	if snap.Hidden > 0 {
+		return // the sockets of hidden processes are all strangers, and many
+	}
+	s.strangers = make(map[uint64]bool)
+	for i := range snap.Conns {
+		if c := &snap.Conns[i]; c.PID == 0 && c.Inode != 0 {
+			s.strangers[c.Inode] = true
+		}
+	}
 }
 
 // readTables reads the tables of every namespace that q asks for.
@@ -136,16 +223,16 @@ func (s *linuxSource) readTables(ctx context.Context, q Query, snap *Snapshot) e
 	return nil
 }
 
-// readHolders reads the descriptors that matter to q, ascending by (PID, FD).
+// readHolders appends the descriptors that matter to q, ascending by (PID, FD).
 // hidden counts the processes that may not be read.
-func (s *linuxSource) readHolders(ctx context.Context, q Query) (holders []Holding, hidden int, err error) {
+func (s *linuxSource) readHolders(ctx context.Context, dst []Holding, q Query) (holders []Holding, hidden int, err error) {
 	if q.PID != 0 {
-		holders, err = holdersOf(s.root, q.PID)
+		holders, err = appendHoldersOf(dst, s.root, q.PID)
 		if err != nil || !q.Holders || len(holders) == 0 {
 			return holders, 0, err
 		}
 	}
-	return s.holders.All(ctx)
+	return s.holders.Append(ctx, dst)
 }
 
 // addProcesses fills in what is known of the owners. Rows of one process share

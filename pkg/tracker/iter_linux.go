@@ -129,9 +129,10 @@ func (it *iterators) Read(ctx context.Context, ns fallback.Namespace, kinds conn
 	return nil
 }
 
-// All implements [fallback.Holders]. The iterator visits processes by PID, and the
+// Append implements [fallback.Holders]. The iterator visits processes by PID, and the
 // descriptors of each in order. It hides nothing.
-func (it *iterators) All(ctx context.Context) (holdings []fallback.Holding, hidden int, err error) {
+func (it *iterators) Append(ctx context.Context, dst []fallback.Holding) (holdings []fallback.Holding, hidden int, err error) {
+	holdings = dst
 	err = readRows(ctx, it.holders, fallback.Namespace{}, func(row *holderRow) {
 		holdings = append(holdings, fallback.Holding{
 			Inode:  row.Inode,
