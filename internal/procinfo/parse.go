@@ -33,7 +33,10 @@ func parseStat(b []byte) (stat, error) {
 		}
 		rest = after
 	}
-	field, _, _ := bytes.Cut(rest, []byte(" "))
+	field, _, ok := bytes.Cut(rest, []byte(" "))
+	if !ok { // which may be but the first digits of it
+		return stat{}, errMalformed
+	}
 	start, err := parseUint(field, 64)
 	return stat{comm: b[open+1 : end], start: start}, err
 }
@@ -58,18 +61,22 @@ func parseLine(b []byte, label string, bits int) (uint64, error) {
 	if !ok {
 		return 0, errMalformed
 	}
-	if end := bytes.IndexAny(rest, "\t\n"); end >= 0 {
-		rest = rest[:end]
+	end := bytes.IndexAny(rest, "\t\n")
+	if end < 0 {
+		return 0, errMalformed
 	}
-	return parseUint(rest, bits)
+	return parseUint(rest[:end], bits)
 }
 
 // parseCgroup returns the path of the cgroup v2 in /proc/PID/cgroup, which is in
-// the hierarchy numbered 0; nil if there is none.
+// the hierarchy numbered 0; nil if there is none, or if it is cut short: what is
+// left of it may be the path of another one.
 func parseCgroup(b []byte) []byte {
 	for line := range bytes.Lines(b) {
 		if path, ok := bytes.CutPrefix(line, []byte("0::")); ok {
-			return bytes.TrimSuffix(path, []byte("\n"))
+			if path, ok = bytes.CutSuffix(path, []byte("\n")); ok {
+				return path
+			}
 		}
 	}
 	return nil

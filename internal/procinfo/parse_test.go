@@ -2,6 +2,8 @@ package procinfo
 
 import (
 	"bytes"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -13,7 +15,7 @@ func TestParseStat(t *testing.T) {
 			t.Errorf("comm %q: got %q, %d, %v", comm, got.comm, got.start, err)
 		}
 	}
-	for _, bad := range []string{"", "42", "42 (x", "42 )x(", "42 (x)", "42 (x) S 1 2", "42 (x)" + fields[:20]} {
+	for _, bad := range []string{"", "42", "42 (x", "42 )x(", "42 (x)", "42 (x) S 1 2", "42 (x)" + fields[:20], "42 (x)" + fields[:strings.Index(fields, "171717")+3]} {
 		if got, err := parseStat([]byte(bad)); err == nil {
 			t.Errorf("parseStat(%q) = %v, want an error", bad, got)
 		}
@@ -26,7 +28,7 @@ func TestParseStatus(t *testing.T) {
 	if tgid != 42 || uid != 4294967294 || err != nil {
 		t.Errorf("got %d, %d, %v", tgid, uid, err)
 	}
-	for _, bad := range []string{"", "\nTgid:\t42\n", "\nTgid:\t-1\nUid:\t0\n", "\nTgid:\t1\nUid:\t4294967296\t"} {
+	for _, bad := range []string{"", "\nTgid:\t42\n", "\nTgid:\t-1\nUid:\t0\n", "\nTgid:\t1\nUid:\t4294967296\t", "\nTgid:\t1\nUid:\t10"} {
 		if _, _, err := parseStatus([]byte(bad)); err == nil {
 			t.Errorf("parseStatus(%q): no error", bad)
 		}
@@ -37,8 +39,9 @@ func TestParseCgroup(t *testing.T) {
 	for in, want := range map[string]string{
 		"0::/\n": "/",
 		"9:name=systemd:/\n4:memory:/a\n0::/user.slice/a:b\n": "/user.slice/a:b",
-		"4:memory:/0::/a\n": "",
-		"":                  "",
+		"4:memory:/0::/a\n":  "",
+		"0::/user.slice/cut": "",
+		"":                   "",
 	} {
 		if got := string(parseCgroup([]byte(in))); got != want {
 			t.Errorf("parseCgroup(%q) = %q, want %q", in, got, want)
@@ -66,8 +69,14 @@ func FuzzParse(f *testing.F) {
 		if s, err := parseStat(b); err == nil && !bytes.Contains(b, s.comm) {
 			t.Errorf("comm %q is not in the input", s.comm)
 		}
-		parseStatus(b)
-		parseCgroup(b)
-		unescape(string(b))
+		if tgid, _, err := parseStatus(b); err == nil && tgid < 0 {
+			t.Errorf("thread group %d", tgid)
+		}
+		if path := parseCgroup(b); path != nil && !bytes.Contains(b, slices.Concat([]byte("0::"), path, []byte("\n"))) {
+			t.Errorf("path %q is no line of the input", path)
+		}
+		if out := unescape(string(b)); len(out) > len(b) || !bytes.Contains(b, []byte("\\")) && out != string(b) {
+			t.Errorf("unescape(%q) = %q", b, out)
+		}
 	})
 }

@@ -73,3 +73,12 @@ func parseTracefs(text string) string {
 	}
 	return ""
 }
+
+// parseSocketsInUse returns N of "sockets: used N" in /proc/net/sockstat, 0 if there
+// is none.
+func parseSocketsInUse(text string) int {
+	_, rest, _ := strings.Cut(text, "sockets: used ")
+	number, _, _ := strings.Cut(rest, "\n")
+	n, _ := strconv.Atoi(number)
+	return n
+}

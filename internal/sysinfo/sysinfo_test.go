@@ -41,6 +41,18 @@ func TestParseStatus(t *testing.T) {
 	}
 }
 
+func TestParseSocketsInUse(t *testing.T) {
+	for text, want := range map[string]int{
+		"sockets: used 297\nTCP: inuse 5 orphan 0 tw 0 alloc 6 mem 1\n": 297,
+		"sockets: used x\n": 0,
+		"":                  0,
+	} {
+		if got := parseSocketsInUse(text); got != want {
+			t.Errorf("parseSocketsInUse(%q) = %d, want %d", text, got, want)
+		}
+	}
+}
+
 func TestParse(t *testing.T) {
 	for _, tt := range []struct {
 		name, text, want string

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/conntrace/conntrace/internal/procinfo"
+	"github.com/conntrace/conntrace/internal/sysinfo"
 	"github.com/conntrace/conntrace/pkg/conn"
 )
 
@@ -129,8 +130,11 @@ func (s *linuxSource) snapshot(ctx context.Context, q Query) (snap Snapshot, err
 // unless it was closed meanwhile. If both are read at once, a socket that is opened
 // meanwhile may come out without one.
 func (s *linuxSource) read(ctx context.Context, q Query, m *scratch, atOnce bool) (snap Snapshot, err error) {
-	last := int(s.size.Load())
-	snap.Conns = make([]conn.Conn, 0, last+last/16)
+	expected := int(s.size.Load())
+	if expected == 0 {
+		expected = sysinfo.SocketsInUse()
+	}
+	snap.Conns = make([]conn.Conn, 0, expected+expected/16)
 
 	var holdersErr error
 	readHolders := func() { m.holdings, snap.Hidden, holdersErr = s.readHolders(ctx, m.holdings[:0], q) }

@@ -1,11 +1,9 @@
 package tracker
 
 import (
-	"bytes"
-	"os"
-	"strconv"
 	"sync/atomic"
 
+	"github.com/conntrace/conntrace/internal/sysinfo"
 	"github.com/conntrace/conntrace/pkg/fallback"
 )
 
@@ -29,18 +27,8 @@ var snapshots atomic.Int64 // taken in this process
 // snapshot. The iterators come first unless loading them would not pay: a program
 // that takes one snapshot of few sockets is served best by sock_diag.
 func autoReaders() []reader {
-	if snapshots.Add(1) > 1 || socketsInUse() >= manySockets {
+	if snapshots.Add(1) > 1 || sysinfo.SocketsInUse() >= manySockets {
 		return readers
 	}
 	return readers[1:]
-}
-
-// socketsInUse returns how many sockets there are in the caller's network
-// namespace, 0 if that cannot be told (/proc/net/sockstat, "sockets: used N").
-func socketsInUse() int {
-	b, _ := os.ReadFile("/proc/thread-self/net/sockstat")
-	_, rest, _ := bytes.Cut(b, []byte("sockets: used "))
-	number, _, _ := bytes.Cut(rest, []byte("\n"))
-	n, _ := strconv.Atoi(string(number))
-	return n
 }
