@@ -22,6 +22,10 @@ type Namespace struct {
 	foreign bool   // not the one that is read unless a query asks for all
 }
 
+// errMoved says that the process by which a namespace is known is in another one by
+// now.
+var errMoved = errors.New("its process has moved to another one")
+
 // netnsOf returns the namespace that the process with the directory dir is in.
 func netnsOf(dir string) (Namespace, error) {
 	name := dir + "/ns/net"
@@ -106,6 +110,13 @@ func visitNetNS(ns Namespace, f func() error) (back bool, err error) {
 		return true, err
 	}
 	defer there.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(there.Fd()), &st); err != nil {
+		return true, err
+	}
+	if uint32(st.Ino) != ns.inode {
+		return true, errMoved
+	}
 	if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
 		return true, fmt.Errorf("setns: %w", err)
 	}

@@ -46,6 +46,9 @@ func (procTables) Read(ctx context.Context, ns Namespace, kinds conn.Kind, s *Sn
 			return err
 		}
 	}
+	if now, err := netnsOf(ns.dir); ns.foreign && (err != nil || now.inode != ns.inode) {
+		return errMoved
+	}
 	return nil
 }
 

@@ -211,6 +211,7 @@ func (s *linuxSource) readTables(ctx context.Context, q Query, snap *Snapshot) e
 			if !ns.foreign || ctx.Err() != nil {
 				return err
 			}
+			snap.Conns = snap.Conns[:first]
 			snap.Warnings = append(snap.Warnings, fmt.Errorf("network namespace %d: %w", ns.inode, err))
 		}
 		if len(snap.Warnings) == warnings {
