@@ -28,7 +28,9 @@ type Conn struct {
 	Cookie uint64 // sock_diag's idiag_cookie: unique for the life of the machine, except under MPTCP
 
 	Process *Process // the process PID, beyond its number; nil: unknown
-	Holders []Holder // every descriptor of the socket, ascending by (PID, FD)
+	// Holders are the descriptors of the socket in every process that the caller may
+	// look into, ascending by (PID, FD).
+	Holders []Holder
 }
 
 // Known is a set of fields of a [Conn] that hold a value.

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/conntrace/conntrace/internal/sysinfo"
 )
 
@@ -22,6 +24,8 @@ func remedy(err error, sys sysinfo.Info) string {
 	}
 	missing := missingCapabilities(linux, bpfCapabilities...)
 	switch {
+	case errors.As(err, new(*ebpf.VerifierError)): // which is EACCES, but not for want of a privilege
+		return "this kernel's verifier refuses the program: please report it with this message"
 	case errors.Is(err, syscall.ENOSYS):
 		return "this kernel was built without it"
 	case errors.Is(err, fs.ErrPermission) && linux.Seccomp == "filter" && len(missing) == 0:

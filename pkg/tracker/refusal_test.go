@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/conntrace/conntrace/internal/sysinfo"
 )
 
@@ -31,6 +33,7 @@ func TestRemedy(t *testing.T) {
 	}{
 		{"no capability", denied, system(nil), "CAP_BPF and CAP_PERFMON"},
 		{"one capability", denied, system(nil, "CAP_BPF"), "with CAP_PERFMON"},
+		{"verifier", fmt.Errorf("load program: %w", &ebpf.VerifierError{Cause: syscall.EACCES}), system(nil, "CAP_SYS_ADMIN"), "please report it"},
 		{"locked down", denied, system(func(l *sysinfo.Linux) { l.Lockdown = "integrity" }, "CAP_SYS_ADMIN"), "lockdown (integrity)"},
 		{"seccomp", denied, system(func(l *sysinfo.Linux) { l.Seccomp = "filter" }, "CAP_SYS_ADMIN"), "seccomp"},
 		{"all capabilities", denied, system(nil, "CAP_BPF", "CAP_PERFMON"), "although the capabilities are there"},
