@@ -12,14 +12,14 @@ import (
 	"github.com/conntrace/conntrace/pkg/conn"
 )
 
-// The files in testdata are what Linux 6.18 on amd64 said of the same sockets in
+// The files in /testdata are what Linux 6.18 on amd64 said of the same sockets in
 // one network namespace: a datagram of each sock_diag dump, and /proc/net.
 func fixture(t testing.TB, name string) []byte {
 	t.Helper()
 	if hostEndian.Uint16([]byte{1, 0}) != 1 {
 		t.Skip("the recorded dumps are little-endian")
 	}
-	b, err := os.ReadFile("testdata/" + name)
+	b, err := os.ReadFile("../../testdata/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -59,8 +59,9 @@ const (
 
 // openLive attaches first and scans second, so that nothing falls in between.
 func openLive(ctx context.Context, cfg Config, h *hub) (backend, Info, error) {
+	linux := sysinfo.Read().Linux
 	// Without these the kernel's errors are many, and most say something else.
-	if linux := sysinfo.Read().Linux; len(missingCapabilities(linux, bpfCapabilities...)) > 0 {
+	if len(missingCapabilities(linux, bpfCapabilities...)) > 0 {
 		return nil, Info{}, unix.EPERM
 	}
 	reader, err := procinfo.New(cfg.ProcFS)
@@ -95,7 +96,11 @@ func openLive(ctx context.Context, cfg Config, h *hub) (backend, Info, error) {
 	l.cancel = cancel
 	l.wg.Go(l.run)
 	l.wg.Go(func() { l.repairLoop(background) })
-	return l, Info{Hooks: hooks.info, Refused: hooks.refused, Limits: hooks.limits}, nil
+	info := Info{Hooks: hooks.info, Refused: hooks.refused, Limits: hooks.limits}
+	if !linux.HostPIDs {
+		info.Limits = append(info.Limits, "the PIDs of events are the host's, not those of this PID namespace, and executables stay unknown")
+	}
+	return l, info, nil
 }
 
 // currentNetNS returns the inode number of the caller's network namespace.
