@@ -21,6 +21,7 @@ import (
 // have seen too late or too early.
 type table struct {
 	sockets map[uint64]*socket // by cookie
+	free    []*socket          // entries to use again
 
 	// What the last scan saw of sockets that come and go without events: TIME_WAIT,
 	// and requests that are not established yet (SYN_RECV).
@@ -98,7 +99,7 @@ func (t *table) apply(r record, owner *conn.Process, at time.Time, e *conn.Event
 		s.established = established
 		s.fill(e, conn.EventAccept, at)
 		if s.row.Status == conn.StatusClose { // it ended before it was accepted
-			delete(t.sockets, cookie)
+			t.remove(cookie)
 		}
 		return true
 
@@ -121,10 +122,22 @@ func (t *table) apply(r record, owner *conn.Process, at time.Time, e *conn.Event
 	return false
 }
 
+// maxFree bounds the entries that are kept to be used again: as many as open and
+// close while a batch of events is applied.
+const maxFree = 4096
+
 // put makes the socket of r an entry of the table, with owner as its holder.
 func (t *table) put(r record, owner *conn.Process) *socket {
 	row := r.row()
-	s := &socket{row: owned(row, owner, row.FD), owner: owner, ownerFD: row.FD, changed: t.clock}
+	s := t.sockets[row.Cookie]
+	if s == nil {
+		if n := len(t.free); n > 0 {
+			s, t.free = t.free[n-1], t.free[:n-1]
+		} else {
+			s = new(socket)
+		}
+	}
+	*s = socket{row: owned(row, owner, row.FD), owner: owner, ownerFD: row.FD, changed: t.clock}
 	if row.Cookie != 0 {
 		t.sockets[row.Cookie] = s
 		delete(t.closed, row.Cookie) // it failed to connect, and tried again
@@ -132,8 +145,14 @@ func (t *table) put(r record, owner *conn.Process) *socket {
 	return s
 }
 
+// remove takes a socket out of the table. Its entry is good until the next put.
 func (t *table) remove(cookie uint64) {
-	delete(t.sockets, cookie)
+	if s := t.sockets[cookie]; s != nil {
+		delete(t.sockets, cookie)
+		if len(t.free) < maxFree {
+			t.free = append(t.free, s)
+		}
+	}
 	if t.scanning {
 		t.closed[cookie] = true
 		delete(t.early, cookie)
