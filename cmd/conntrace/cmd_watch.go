@@ -137,6 +137,10 @@ func (o *watchOptions) run(cmd *cobra.Command) error {
 	return err
 }
 
+// watchBuffer is how many events may wait while the output stalls: about a second's
+// worth on a machine that does nothing but open connections.
+const watchBuffer = 1 << 18
+
 // filter returns what to subscribe to.
 func (o *watchOptions) filter() (tracker.Filter, error) {
 	kind, err := o.resolve()
@@ -156,6 +160,7 @@ func (o *watchOptions) filter() (tracker.Filter, error) {
 		Ports:     o.ports,
 		Prefixes:  o.prefixes,
 		Direction: o.direction,
+		Buffer:    watchBuffer,
 	}, nil
 }
 

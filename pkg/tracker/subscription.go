@@ -30,8 +30,13 @@ type Subscription struct {
 	ready  chan struct{} // holds a token while there may be something for Next
 }
 
-// defaultBuffer is how many events wait for a slow reader.
-const defaultBuffer = 1 << 16
+const (
+	// defaultBuffer is how many events wait for a slow reader.
+	defaultBuffer = 1 << 16
+
+	// keptBuffer is for how many events memory is kept while none waits.
+	keptBuffer = 1 << 14
+)
 
 func newSubscription(h *hub, f Filter, seed []conn.Event) *Subscription {
 	s := &Subscription{
@@ -121,6 +126,9 @@ func (s *Subscription) take() (e conn.Event, ok, closed bool) {
 		s.buffer[s.head] = conn.Event{}
 		s.head = (s.head + 1) % len(s.buffer)
 		s.count--
+		if s.count == 0 && len(s.buffer) > keptBuffer {
+			s.buffer, s.head = nil, 0 // a stall is over
+		}
 		return e, true, false
 	case s.gap > 0:
 		return s.takeGap(time.Now()), true, false

@@ -74,6 +74,14 @@ func TestSubscriptionOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	next := 0
+	for range 3 { // a stall comes to its end
+		for range 2 * keptBuffer {
+			h.publish(numbered(next))
+		}
+		if n := len(drain(s)); n != 2*keptBuffer || len(s.buffer) != 0 {
+			t.Fatalf("%d events, memory for %d is kept", n, len(s.buffer))
+		}
+	}
 	for n := range 1000 { // grows, and wraps around
 		h.publish(numbered(n))
 		if n%3 == 0 {
