@@ -149,6 +149,7 @@ func (d diagnosis) systemText(b *strings.Builder) {
 	line("seccomp", l.Seccomp)
 	line("tracefs", cmp.Or(l.Tracefs, "not mounted"))
 	line("PID namespace", map[bool]string{true: "the host's", false: "a container's"}[l.HostPIDs])
+	line("user namespace", map[bool]string{true: "the host's", false: "a container's"}[l.HostUsers])
 	for i, c := range l.Capabilities {
 		label := ""
 		if i == 0 {

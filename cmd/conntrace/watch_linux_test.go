@@ -37,7 +37,13 @@ type watcher struct {
 
 func watch(t *testing.T, args ...string) *watcher {
 	t.Helper()
-	w := &watcher{Cmd: command(t, append([]string{"watch"}, args...)...)}
+	return watchWith(t, command(t, append([]string{"watch"}, args...)...))
+}
+
+// watchWith starts cmd, which is a watch.
+func watchWith(t *testing.T, cmd *exec.Cmd) *watcher {
+	t.Helper()
+	w := &watcher{Cmd: cmd}
 	pipe, err := w.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -19,6 +19,7 @@ type Linux struct {
 	Tracefs         string       `json:"tracefs,omitempty"`          // where it is mounted
 	Seccomp         string       `json:"seccomp,omitempty"`          // none, strict or filter
 	HostPIDs        bool         `json:"host_pid_namespace"`         // PIDs here are those of the host
+	HostUsers       bool         `json:"host_user_namespace"`        // capabilities here are those of the host
 	Capabilities    []Capability `json:"capabilities"`               // those that matter here
 }
 

@@ -7,9 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hostPIDNamespace is the first PID namespace, PROC_PID_INIT_INO in
+// The first namespaces: PROC_PID_INIT_INO and PROC_USER_INIT_INO in
 // include/linux/proc_ns.h.
-const hostPIDNamespace = "pid:[4026531836]"
+const (
+	hostPIDNamespace  = "pid:[4026531836]"
+	hostUserNamespace = "user:[4026531837]"
+)
 
 // Read reads the facts.
 func Read() Info {
@@ -20,7 +23,8 @@ func Read() Info {
 	}
 
 	_, err := os.Stat("/sys/kernel/btf/vmlinux")
-	namespace, _ := os.Readlink("/proc/self/ns/pid")
+	pids, _ := os.Readlink("/proc/self/ns/pid")
+	users, _ := os.Readlink("/proc/self/ns/user")
 	status := parseStatus(read("/proc/self/status"))
 	info.Linux = &Linux{
 		UID:             os.Geteuid(),
@@ -29,7 +33,8 @@ func Read() Info {
 		UnprivilegedBPF: parseUnprivilegedBPF(read("/proc/sys/kernel/unprivileged_bpf_disabled")),
 		Tracefs:         parseTracefs(read("/proc/self/mounts")),
 		Seccomp:         status.seccomp,
-		HostPIDs:        namespace == hostPIDNamespace,
+		HostPIDs:        pids == hostPIDNamespace,
+		HostUsers:       users == hostUserNamespace,
 		Capabilities:    status.capabilities,
 	}
 	return info

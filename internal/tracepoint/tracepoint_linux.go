@@ -1,5 +1,3 @@
-// Package tracepoint attaches BPF programs to classic tracepoints, also where
-// tracefs is not mounted.
 package tracepoint
 
 import (
@@ -66,6 +64,8 @@ func identify(group, name string) (uint64, error) {
 	}
 	if errors.Is(err, os.ErrNotExist) {
 		text, err = readDetached(path)
+	} else if errors.Is(err, os.ErrPermission) {
+		err = fmt.Errorf("%w: %w", ErrClosed, err)
 	}
 	if err != nil {
 		return 0, err
@@ -78,15 +78,15 @@ func identify(group, name string) (uint64, error) {
 func readDetached(path string) ([]byte, error) {
 	fs, err := unix.Fsopen("tracefs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("tracefs is not mounted, and fsopen: %w", err)
+		return nil, fmt.Errorf("%w, and fsopen: %w", ErrNotMounted, err)
 	}
 	defer unix.Close(fs)
 	if err := unix.FsconfigCreate(fs); err != nil {
-		return nil, fmt.Errorf("tracefs is not mounted, and fsconfig: %w", err)
+		return nil, fmt.Errorf("%w, and fsconfig: %w", ErrNotMounted, err)
 	}
 	mount, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("tracefs is not mounted, and fsmount: %w", err)
+		return nil, fmt.Errorf("%w, and fsmount: %w", ErrNotMounted, err)
 	}
 	defer unix.Close(mount)
 	fd, err := unix.Openat(mount, path, unix.O_RDONLY|unix.O_CLOEXEC, 0)

@@ -8,6 +8,8 @@ package fallback
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/conntrace/conntrace/pkg/conn"
 )
@@ -44,6 +46,10 @@ type Snapshot struct {
 	// Their sockets are among Conns without an owner.
 	Hidden int
 }
+
+// ErrNoSockDiag says that a kernel answers no sock_diag requests: it has no such
+// module, or has not loaded it.
+var ErrNoSockDiag = fmt.Errorf("the kernel has no sock_diag: %w", errors.ErrUnsupported)
 
 // A Source gives snapshots of the socket tables. Its methods may be called by
 // several goroutines at once.

@@ -10,7 +10,6 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
-	"golang.org/x/sys/unix"
 
 	"github.com/conntrace/conntrace/bpf"
 	"github.com/conntrace/conntrace/internal/tracepoint"
@@ -113,16 +112,6 @@ func attachHooks(cfg Config) (*hooks, error) {
 		refused = append(refused, refusal(attachPoints[tier.programs[0]], cause(err)))
 	}
 	return nil, refused[len(refused)-1].Err
-}
-
-// cause is what the kernel said, without guesses at the memory limit.
-func cause(err error) error {
-	var verifier *ebpf.VerifierError
-	var errno unix.Errno
-	if !errors.As(err, &verifier) && errors.As(err, &errno) {
-		return errno
-	}
-	return err
 }
 
 // attachTier loads and attaches the programs with one way of seeing accepts.
