@@ -5,16 +5,47 @@
 #include "owner.h"
 #include "socket.h"
 
-static __always_inline void accept_submit(struct socket_event *e, struct sock *sk, u64 cookie, __be16 sport,
-					  u64 inode, int fd, bool trusted)
+/*
+ * The current task has accepted sk. Whoever accepts first is its owner: where
+ * descriptors are looked up, the one that an accept has returned may lead to another
+ * accept's socket by now.
+ */
+static __always_inline void accept_sock(struct sock *sk, u64 cookie, __be16 sport, u64 inode, int fd, const bool direct)
 {
-	int state = LOAD(trusted, sk, __sk_common.skc_state);
+	int state = LOAD(direct, sk, __sk_common.skc_state);
+	struct owner *o = owner_of(sk), mine;
 
-	header_fill(&e->header, EVENT_ACCEPT, sk, cookie, state, state, bpf_ktime_get_ns(), trusted);
-	socket_fill(e, sk, sport, trusted);
+	if (owner_is(o, cookie)) {
+		if (o->process.role != ROLE_CHILD)
+			return;
+		process_current(&o->process, ROLE_ACCEPT);
+		o->fd = fd;
+	} else {
+		/* Not established yet, or older than the programs. */
+		mine.since = 0;
+		mine.cookie = cookie;
+		mine.fd = fd;
+		mine.unused = 0;
+		process_current(&mine.process, ROLE_ACCEPT);
+		o = &mine;
+		/* Closed by now, it would never be deleted. */
+		if (state != TCP_CLOSE && owner_put(sk, o) && LOAD(direct, sk, __sk_common.skc_state) == TCP_CLOSE)
+			owner_forget(sk);
+	}
+	/* Without a cookie nobody knows which one it is: it is told when it is established. */
+	if (!cookie)
+		return;
+
+	struct owned_event *e = event_reserve(sizeof(*e));
+
+	if (!e)
+		return;
+	header_fill(&e->socket.header, EVENT_ACCEPT, sk, cookie, state, state, bpf_ktime_get_ns(), direct);
+	socket_fill(&e->socket, sk, sport, direct);
 	e->inode = inode;
 	e->fd = fd;
-	process_current(&e->owner, ROLE_ACCEPT);
+	e->error = 0;
+	e->owner = o->process;
 	bpf_ringbuf_submit(e, 0);
 }
 
@@ -23,50 +54,48 @@ static __always_inline void accept_typed(struct sock *newsk)
 {
 	struct tcp_sock *tp = newsk ? bpf_skc_to_tcp_sock(newsk) : 0;
 
-	if (!tp)
+	if (tp)
+		accept_sock(newsk, bpf_get_socket_cookie(newsk), tp->inet_conn.icsk_inet.inet_sport, 0, -1, true);
+}
+
+static __always_inline void accept_fd_by(int fd, const bool direct)
+{
+	u64 ino;
+	struct sock *sk = socket_tcp(fd_socket(fd, &ino, direct), direct);
+
+	if (!sk)
 		return;
 
-	struct owner *o = owner_make(newsk);
+	__be16 sport = direct ? CAST(sk, struct inet_sock)->inet_sport : BPF_CORE_READ((struct inet_sock *)sk, inet_sport);
 
-	if (o && !owner_accept(o, -1))
-		return;
+	accept_sock(sk, LOAD(direct, sk, __sk_common.skc_cookie.counter), sport, ino, fd, direct);
+}
 
-	struct socket_event *e = event_reserve(sizeof(*e));
-
-	if (e)
-		accept_submit(e, newsk, bpf_get_socket_cookie(newsk), tp->inet_conn.icsk_inet.inet_sport, 0, -1, true);
+/* The current task has fd from accept(2). Another thread may have closed it since and opened another file there. */
+static __always_inline void accept_fd(int fd)
+{
+	if (CAN_CAST)
+		accept_fd_by(fd, true);
+	else
+		accept_fd_by(fd, false);
 }
 
 /*
- * The current task's descriptor fd, as accept(2) has just returned it. Another
- * thread may have closed it since and opened another file there: what is not a
- * TCP socket with a listener's child is not ours.
+ * A request of io_uring is done, NULL if it is to go on (multishot). Where its
+ * operation is not known, a result that happens to be the descriptor of a child
+ * that nobody is known to have accepted shows its owner all the same.
  */
-static __always_inline void accept_fd(int fd)
+static __always_inline void accept_completed(void *request, int result)
 {
-	struct inode *inode;
-	struct socket *socket = fd_socket(fd, &inode);
-
-	if (!socket)
+	if (result < 0 || !CAN_CAST)
+		return;
+	if (request && CAST(request, struct io_kiocb)->opcode != IORING_OP_ACCEPT)
 		return;
 
-	struct sock *sk = sock_tcp(BPF_CORE_READ(socket, sk));
+	u64 ino;
+	struct sock *sk = socket_tcp(fd_socket(result, &ino, true), true);
+	struct owner *o = sk ? owner_of(sk) : 0;
 
-	if (!sk || BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
-		return;
-
-	u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
-
-	if (family != AF_INET && family != AF_INET6)
-		return;
-
-	u64 cookie = BPF_CORE_READ(sk, __sk_common.skc_cookie.counter);
-
-	if (!owner_accept_untyped(sk, cookie, fd))
-		return;
-
-	struct socket_event *e = event_reserve(sizeof(*e));
-
-	if (e)
-		accept_submit(e, sk, cookie, BPF_CORE_READ((struct inet_sock *)sk, inet_sport), BPF_CORE_READ(inode, i_ino), fd, false);
+	if (o && o->process.role == ROLE_CHILD)
+		accept_sock(sk, o->cookie, CAST(sk, struct inet_sock)->inet_sport, ino, result, true);
 }

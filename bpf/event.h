@@ -10,13 +10,17 @@
 #include "kernel.h"
 
 enum event_type {
-	EVENT_LISTEN = 1, /* struct socket_event */
-	EVENT_CONNECT,	  /* struct socket_event: SYN_SENT -> ESTABLISHED */
+	EVENT_LISTEN = 1, /* struct owned_event */
+	EVENT_CONNECT,	  /* struct owned_event: SYN_SENT -> ESTABLISHED */
 	EVENT_CHILD,	  /* struct socket_event: a listener's child is ESTABLISHED; nobody owns it yet */
-	EVENT_ACCEPT,	  /* struct socket_event: a process got that child */
-	EVENT_FAIL,	  /* struct socket_event: SYN_SENT -> CLOSE */
+	EVENT_ACCEPT,	  /* struct owned_event: a process got that child */
+	EVENT_FAIL,	  /* struct owned_event: SYN_SENT -> CLOSE, with the error of the socket */
+	EVENT_FAIL_CALL,  /* struct owned_event: connect(2) has failed, with its error */
 	EVENT_STATE,	  /* struct header: any other transition */
 	EVENT_CLOSE,	  /* struct close_event */
+	EVENT_FORK,	  /* struct task_event */
+	EVENT_EXEC,	  /* struct task_event */
+	EVENT_EXIT,	  /* struct task_event: the last thread; its descriptors are about to be closed */
 };
 
 enum role {
@@ -45,27 +49,37 @@ struct process {
 	u32 uid;
 	u32 exec; /* task_struct.self_exec_id: another program has another number */
 	u32 role; /* enum role: what it did */
-	u8 comm[16]; /* of its leader */
+	u64 comm[2]; /* of its leader */
 };
 
 struct socket_event {
 	struct header header;
-	u64 inode; /* 0: no process has a descriptor yet */
 	u8 laddr[16];
 	u8 raddr[16];
 	u16 lport;
 	u16 rport;
-	u32 uid;   /* sock.sk_uid */
+	u32 uid; /* sock.sk_uid */
+};
+
+struct owned_event {
+	struct socket_event socket;
+	u64 inode; /* 0: no process has a descriptor yet, or any more */
 	s32 fd;	   /* -1: unknown */
-	s32 error; /* sock.sk_err */
+	s32 error; /* errno: sock.sk_err, or what connect(2) has returned */
 	struct process owner;
 };
 
 struct close_event {
-	struct socket_event socket;
+	struct owned_event owned;
 	u64 established; /* CLOCK_MONOTONIC, ns; 0: not seen */
 	u64 bytes_sent;
 	u64 bytes_received;
 	u32 retransmits;
 	u32 srtt_us;
+};
+
+struct task_event {
+	struct header header;
+	u32 pid;    /* thread group */
+	u32 parent; /* of EVENT_FORK: its thread group */
 };

@@ -35,13 +35,12 @@ typedef u64 __be64;
 /* include/uapi/linux/bpf.h */
 enum {
 	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
-	BPF_MAP_TYPE_SK_STORAGE = 24,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
-enum { BPF_NOEXIST = 1 };
-enum { BPF_F_NO_PREALLOC = 1 };
-enum { BPF_SK_STORAGE_GET_F_CREATE = 1 };
+enum { BPF_ANY, BPF_NOEXIST };
+enum { BPF_F_NO_PREALLOC = 1 << 0, BPF_F_MMAPABLE = 1 << 10 };
 
 /* include/linux/socket.h, include/uapi/linux/in.h, include/uapi/linux/stat.h */
 enum { AF_INET = 2, AF_INET6 = 10 };
@@ -63,11 +62,17 @@ enum {
 	TCP_CLOSING,
 };
 
-/* include/net/sock.h, enum sock_flags: set by tcp_fin() */
-enum { SOCK_DONE = 1 };
+/* include/net/sock.h, enum sock_flags: set by sock_orphan(), and by tcp_fin() */
+enum { SOCK_DEAD, SOCK_DONE };
 
-/* include/uapi/asm-generic/errno.h */
-enum { EPIPE = 32, ECONNRESET = 104, ETIMEDOUT = 110, ECONNREFUSED = 111 };
+/* include/net/sock.h */
+enum { SHUTDOWN_MASK = 3 };
+
+/* include/uapi/asm-generic/errno.h, include/linux/errno.h */
+enum { EINTR = 4, EISCONN = 106, EALREADY = 114, EINPROGRESS = 115, ECANCELED = 125, ERESTARTSYS = 512 };
+
+/* include/uapi/linux/io_uring.h, enum io_uring_op */
+enum { IORING_OP_ACCEPT = 13 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -137,6 +142,7 @@ struct sock {
 	u16 sk_protocol;
 	u16 sk_type;
 	int sk_err;
+	u8 sk_shutdown;
 	kuid_t sk_uid;
 	struct socket *sk_socket;
 };
@@ -198,9 +204,18 @@ struct files_struct {
 	struct fdtable *fdt;
 };
 
+typedef struct {
+	int counter;
+} atomic_t;
+
+struct signal_struct {
+	atomic_t live;
+};
+
 struct task_struct {
 	int pid;
 	int tgid;
+	struct signal_struct *signal;
 	u64 start_boottime;
 	u32 self_exec_id;
 	char comm[16];
@@ -211,12 +226,27 @@ struct task_struct {
 /* arch/x86/include/asm/ptrace.h; i386 calls have their own names for the same registers */
 struct pt_regs___x86 {
 	unsigned long di;
+	unsigned long si;
+	unsigned long orig_ax;
 };
 
 /* arch/arm64/include/asm/ptrace.h */
 struct pt_regs___arm64 {
 	u64 orig_x0;
+	u64 regs[31];
+	s32 syscallno;
 };
+
+/* io_uring/: a request, from 5.19, and a completion */
+struct io_kiocb {
+	u8 opcode;
+};
+
+struct io_uring_cqe {
+	s32 res;
+};
+
+struct io_ring_ctx;
 
 /* kernel/trace/trace.h: what syscalls/sys_exit_* tracepoints pass */
 struct trace_event_raw_sys_exit {
@@ -262,3 +292,19 @@ struct bpf_iter__task_file {
 };
 
 #pragma clang attribute pop
+
+/*
+ * Loads a member of *p: directly where the verifier knows from BTF what p points
+ * to, by bpf_probe_read_kernel(), which takes ten times as long, where it does not.
+ * direct must be a constant. A direct load through NULL gives 0, as a failed probe
+ * read does.
+ */
+#define LOAD(direct, p, member) ((direct) ? (p)->member : BPF_CORE_READ(p, member))
+
+/*
+ * Tells the verifier what p points to, so that it can be loaded through directly:
+ * kernels from 6.2 on trust the program there, and catch the fault if it is wrong.
+ */
+extern void *bpf_rdonly_cast(const void *p, u32 btf_id) __ksym __weak;
+#define CAN_CAST (&bpf_rdonly_cast != 0)
+#define CAST(p, type) ((type *)bpf_rdonly_cast(p, bpf_core_type_id_kernel(type)))

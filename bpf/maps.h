@@ -6,34 +6,21 @@
 /* Who a socket belongs to. */
 struct owner {
 	struct process process;
-	u64 established; /* CLOCK_MONOTONIC, ns; 0: not seen */
-	u64 cookie;	 /* of the socket, where it is found by its address; 0: it had none yet */
-	s32 fd;		 /* by which the process got it; -1: unknown */
+	u64 since;  /* CLOCK_MONOTONIC, ns: when it was opened, or established by now */
+	u64 cookie; /* 0: it had none yet, and the accept has not been told */
+	s32 fd;	    /* by which the process got it; -1: unknown */
 	u32 unused;
 };
 
 /*
- * Owners of sockets, in the sockets themselves.
- *   insert: the task that listens or connects; softirq for a child, if accepts
- *           are seen by inet_csk_accept(), whose return value is a trusted sock
+ * Owners of sockets by the address of the struct sock: a plain pointer, which is
+ * all that some hooks have, will do. (Socket storage needs a typed one, takes twice
+ * the memory and time, and is not to be had before 5.11.)
+ *   insert: the task that listens or connects; softirq for a child; the task that
+ *           accepts, if it comes first, and for a child older than the programs
  *   read:   state changes, accepts
- *   delete: the kernel, with the socket
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct owner);
-} owners SEC(".maps");
-
-/*
- * Owners of children by sock pointer, where accepts are seen by the exit of the
- * system call: the sock that is found there by its descriptor is a plain pointer,
- * which socket storage does not take.
- *   insert: softirq, when a child is established; the accepting task, if it comes
- *           first, and for a child older than the programs
- *   read:   the accepting task
- *   delete: -> CLOSE of the child
+ *   delete: -> CLOSE; user space, if that was missed. A socket that has taken the
+ *           place of another is told by its cookie.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -41,7 +28,7 @@ struct {
 	__uint(max_entries, 1 << 18);
 	__type(key, u64);
 	__type(value, struct owner);
-} children SEC(".maps");
+} owners SEC(".maps");
 
 /* Events on their way to user space.
  *   insert: every program
@@ -51,6 +38,29 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 16 << 20);
 } events SEC(".maps");
+
+/*
+ * States of sockets on their way to an end, FIN_WAIT1 and so on, by cookie modulo
+ * the size: most of these last for microseconds, and are not worth an event unless
+ * somebody asks (see state_note()). A word is 0 or, from bit 5 on, a cookie; bit 4
+ * says that the socket is an orphan; the rest is its state.
+ *   insert: -> such a state, if the word is free; else that is an event
+ *   read:   the tracker, which maps it
+ *   delete: -> CLOSE
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1 << 18);
+	__type(key, u32);
+	__type(value, u64);
+} states SEC(".maps");
+
+/* Set by the loader: the size of states, less one; a power of two, less one. */
+const volatile u32 states_mask = (1 << 18) - 1;
+
+/* Set by the loader: every change of a state shall be an event. */
+const volatile bool tell_states = false;
 
 /*
  * The account, a line of cache for each CPU, mapped by the tracker. Adds are

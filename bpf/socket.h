@@ -4,55 +4,47 @@
 
 #include "maps.h"
 
-/*
- * Loads a member of *p: directly where the verifier knows from BTF what p points
- * to, by bpf_probe_read_kernel() where p was found by walking. trusted must be a
- * constant. A direct load through NULL gives 0, as a failed probe read does.
- */
-#define LOAD(trusted, p, member) ((trusted) ? (p)->member : BPF_CORE_READ(p, member))
-
 static __always_inline u64 sock_inode(struct sock *sk)
 {
 	return sk->sk_socket->file->f_inode->i_ino;
 }
 
 static __always_inline void header_fill(struct header *h, enum event_type type, struct sock *sk, u64 cookie,
-					int oldstate, int newstate, u64 now, bool trusted)
+					int oldstate, int newstate, u64 now, const bool direct)
 {
-	struct net *net = LOAD(trusted, sk, __sk_common.skc_net.net);
+	struct net *net = LOAD(direct, sk, __sk_common.skc_net.net);
 
 	h->time = now;
 	h->cookie = cookie;
 	h->type = type;
 	h->oldstate = oldstate;
 	h->newstate = newstate;
-	h->family = LOAD(trusted, sk, __sk_common.skc_family);
-	h->netns = LOAD(trusted, net, ns.inum);
+	h->family = LOAD(direct, sk, __sk_common.skc_family);
+	h->netns = LOAD(direct, net, ns.inum);
 }
 
 /*
- * Everything of e but the header, inode, owner and fd. sport is inet_sport, in
- * network order; not skc_num, which inet_put_port() sets to 0 on the way to CLOSE.
+ * Everything of e but the header. sport is inet_sport, in network order; not
+ * skc_num, which inet_put_port() sets to 0 on the way to CLOSE.
  */
-static __always_inline void socket_fill(struct socket_event *e, struct sock *sk, __be16 sport, bool trusted)
+static __always_inline void socket_fill(struct socket_event *e, struct sock *sk, __be16 sport, const bool direct)
 {
 	u32 *laddr = (u32 *)e->laddr, *raddr = (u32 *)e->raddr;
 
-	if (LOAD(trusted, sk, __sk_common.skc_family) == AF_INET) {
-		laddr[0] = LOAD(trusted, sk, __sk_common.skc_rcv_saddr);
-		raddr[0] = LOAD(trusted, sk, __sk_common.skc_daddr);
+	if (LOAD(direct, sk, __sk_common.skc_family) == AF_INET) {
+		laddr[0] = LOAD(direct, sk, __sk_common.skc_rcv_saddr);
+		raddr[0] = LOAD(direct, sk, __sk_common.skc_daddr);
 #pragma unroll
 		for (int i = 1; i < 4; i++)
 			laddr[i] = raddr[i] = 0;
 	} else {
 #pragma unroll
 		for (int i = 0; i < 4; i++) {
-			laddr[i] = LOAD(trusted, sk, __sk_common.skc_v6_rcv_saddr.in6_u.u6_addr32[i]);
-			raddr[i] = LOAD(trusted, sk, __sk_common.skc_v6_daddr.in6_u.u6_addr32[i]);
+			laddr[i] = LOAD(direct, sk, __sk_common.skc_v6_rcv_saddr.in6_u.u6_addr32[i]);
+			raddr[i] = LOAD(direct, sk, __sk_common.skc_v6_daddr.in6_u.u6_addr32[i]);
 		}
 	}
 	e->lport = bpf_ntohs(sport);
-	e->rport = bpf_ntohs(LOAD(trusted, sk, __sk_common.skc_dport));
-	e->uid = LOAD(trusted, sk, sk_uid.val);
-	e->error = LOAD(trusted, sk, sk_err);
+	e->rport = bpf_ntohs(LOAD(direct, sk, __sk_common.skc_dport));
+	e->uid = LOAD(direct, sk, sk_uid.val);
 }

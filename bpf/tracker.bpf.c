@@ -6,14 +6,19 @@
  * hooks_linux.go).
  */
 #include "accept.h"
+#include "connect.h"
 #include "state.h"
+#include "task.h"
 
 /* Keep in BTF what the Go types are made from. */
 const enum event_type *event_type_btf __attribute__((unused));
 const enum role *role_btf __attribute__((unused));
+const enum connect_tier *connect_tier_btf __attribute__((unused));
 const struct header *header_btf __attribute__((unused));
 const struct socket_event *socket_event_btf __attribute__((unused));
+const struct owned_event *owned_event_btf __attribute__((unused));
 const struct close_event *close_event_btf __attribute__((unused));
+const struct task_event *task_event_btf __attribute__((unused));
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
@@ -76,5 +81,60 @@ SEC("tracepoint/syscalls/sys_exit_accept")
 int sys_exit_accept(struct trace_event_raw_sys_exit *ctx)
 {
 	accept_fd(ctx->ret);
+	return 0;
+}
+
+/* io_uring/io_uring.c: a request is done, in the task that has made it or in a worker thread of that. */
+SEC("tp_btf/io_uring_complete")
+int BPF_PROG(io_uring_complete, struct io_ring_ctx *ring, void *request, struct io_uring_cqe *cqe)
+{
+	accept_completed(request, cqe->res);
+	return 0;
+}
+
+/* Before 6.12 the result was a parameter. */
+SEC("tp_btf/io_uring_complete")
+int BPF_PROG(io_uring_complete_result, struct io_ring_ctx *ring, void *request, u64 user_data, int result)
+{
+	accept_completed(request, result);
+	return 0;
+}
+
+/* net/ipv4/af_inet.c */
+SEC("fexit/__inet_stream_connect")
+int BPF_PROG(inet_stream_connect, struct socket *socket, void *addr, int addr_len, int flags, int is_sendmsg, int ret)
+{
+	connect_typed(socket, addr, ret);
+	return 0;
+}
+
+SEC("tracepoint/syscalls/sys_exit_connect")
+int sys_exit_connect(struct trace_event_raw_sys_exit *ctx)
+{
+	connect_exit(ctx->ret);
+	return 0;
+}
+
+/* kernel/fork.c, fs/exec.c, kernel/exit.c */
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(sched_process_fork, struct task_struct *parent, struct task_struct *child)
+{
+	if (child->pid == child->tgid) /* else a thread */
+		task_event(EVENT_FORK, child->tgid, parent->tgid);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(sched_process_exec, struct task_struct *task)
+{
+	task_event(EVENT_EXEC, task->tgid, 0);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(sched_process_exit, struct task_struct *task)
+{
+	if (!task->signal->live.counter)
+		task_event(EVENT_EXIT, task->tgid, 0);
 	return 0;
 }

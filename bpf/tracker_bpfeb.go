@@ -24,7 +24,7 @@ type TrackerAccount struct {
 
 type TrackerCloseEvent struct {
 	_             structs.HostLayout
-	Socket        TrackerSocketEvent
+	Owned         TrackerOwnedEvent
 	Established   uint64
 	BytesSent     uint64
 	BytesReceived uint64
@@ -32,16 +32,28 @@ type TrackerCloseEvent struct {
 	SrttUs        uint32
 }
 
+type TrackerConnectTier uint32
+
+const (
+	TrackerConnectTierCONNECT_UNSEEN TrackerConnectTier = 0
+	TrackerConnectTierCONNECT_CALL   TrackerConnectTier = 1
+	TrackerConnectTierCONNECT_TYPED  TrackerConnectTier = 2
+)
+
 type TrackerEventType uint32
 
 const (
-	TrackerEventTypeEVENT_LISTEN  TrackerEventType = 1
-	TrackerEventTypeEVENT_CONNECT TrackerEventType = 2
-	TrackerEventTypeEVENT_CHILD   TrackerEventType = 3
-	TrackerEventTypeEVENT_ACCEPT  TrackerEventType = 4
-	TrackerEventTypeEVENT_FAIL    TrackerEventType = 5
-	TrackerEventTypeEVENT_STATE   TrackerEventType = 6
-	TrackerEventTypeEVENT_CLOSE   TrackerEventType = 7
+	TrackerEventTypeEVENT_LISTEN    TrackerEventType = 1
+	TrackerEventTypeEVENT_CONNECT   TrackerEventType = 2
+	TrackerEventTypeEVENT_CHILD     TrackerEventType = 3
+	TrackerEventTypeEVENT_ACCEPT    TrackerEventType = 4
+	TrackerEventTypeEVENT_FAIL      TrackerEventType = 5
+	TrackerEventTypeEVENT_FAIL_CALL TrackerEventType = 6
+	TrackerEventTypeEVENT_STATE     TrackerEventType = 7
+	TrackerEventTypeEVENT_CLOSE     TrackerEventType = 8
+	TrackerEventTypeEVENT_FORK      TrackerEventType = 9
+	TrackerEventTypeEVENT_EXEC      TrackerEventType = 10
+	TrackerEventTypeEVENT_EXIT      TrackerEventType = 11
 )
 
 type TrackerHeader struct {
@@ -53,6 +65,26 @@ type TrackerHeader struct {
 	Newstate uint8
 	Family   uint8
 	Netns    uint32
+}
+
+type TrackerOwnedEvent struct {
+	_      structs.HostLayout
+	Socket TrackerSocketEvent
+	Inode  uint64
+	Fd     int32
+	Error  int32
+	Owner  TrackerProcess
+}
+
+type TrackerProcess struct {
+	_      structs.HostLayout
+	Start  uint64
+	Cgroup uint64
+	Pid    uint32
+	Uid    uint32
+	Exec   uint32
+	Role   uint32
+	Comm   [2]uint64
 }
 
 type TrackerRole uint32
@@ -68,47 +100,54 @@ const (
 type TrackerSocketEvent struct {
 	_      structs.HostLayout
 	Header TrackerHeader
-	Inode  uint64
 	Laddr  [16]uint8
 	Raddr  [16]uint8
 	Lport  uint16
 	Rport  uint16
 	Uid    uint32
-	Fd     int32
-	Error  int32
-	Owner  struct {
-		_      structs.HostLayout
-		Start  uint64
-		Cgroup uint64
-		Pid    uint32
-		Uid    uint32
-		Exec   uint32
-		Role   uint32
-		Comm   [16]uint8
-	}
+}
+
+type TrackerTaskEvent struct {
+	_      structs.HostLayout
+	Header TrackerHeader
+	Pid    uint32
+	Parent uint32
 }
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	TrackerMapChildren               = "children"
 	TrackerMapEvents                 = "events"
 	TrackerMapMarks                  = "marks"
 	TrackerMapOwners                 = "owners"
+	TrackerMapStates                 = "states"
 	TrackerProgInetCskAccept2        = "inet_csk_accept2"
 	TrackerProgInetCskAccept4        = "inet_csk_accept4"
 	TrackerProgInetSockSetState      = "inet_sock_set_state"
 	TrackerProgInetSockSetStateCover = "inet_sock_set_state_cover"
+	TrackerProgInetStreamConnect     = "inet_stream_connect"
+	TrackerProgIoUringComplete       = "io_uring_complete"
+	TrackerProgIoUringCompleteResult = "io_uring_complete_result"
+	TrackerProgSchedProcessExec      = "sched_process_exec"
+	TrackerProgSchedProcessExit      = "sched_process_exit"
+	TrackerProgSchedProcessFork      = "sched_process_fork"
 	TrackerProgSysExitAccept         = "sys_exit_accept"
 	TrackerProgSysExitAccept4        = "sys_exit_accept4"
+	TrackerProgSysExitConnect        = "sys_exit_connect"
 	TrackerVarAccounts               = "accounts"
 	TrackerVarCloseEventBtf          = "close_event_btf"
+	TrackerVarConnectBy              = "connect_by"
+	TrackerVarConnectNumber          = "connect_number"
+	TrackerVarConnectTierBtf         = "connect_tier_btf"
 	TrackerVarEventTypeBtf           = "event_type_btf"
 	TrackerVarHeaderBtf              = "header_btf"
+	TrackerVarOwnedEventBtf          = "owned_event_btf"
 	TrackerVarRoleBtf                = "role_btf"
 	TrackerVarSocketEventBtf         = "socket_event_btf"
-	TrackerVarTypedAccept            = "typed_accept"
+	TrackerVarStatesMask             = "states_mask"
+	TrackerVarTaskEventBtf           = "task_event_btf"
+	TrackerVarTellStates             = "tell_states"
 )
 
 // LoadTracker returns the embedded CollectionSpec for Tracker.
@@ -157,18 +196,25 @@ type TrackerProgramSpecs struct {
 	InetCskAccept4        *ebpf.ProgramSpec `ebpf:"inet_csk_accept4"`
 	InetSockSetState      *ebpf.ProgramSpec `ebpf:"inet_sock_set_state"`
 	InetSockSetStateCover *ebpf.ProgramSpec `ebpf:"inet_sock_set_state_cover"`
+	InetStreamConnect     *ebpf.ProgramSpec `ebpf:"inet_stream_connect"`
+	IoUringComplete       *ebpf.ProgramSpec `ebpf:"io_uring_complete"`
+	IoUringCompleteResult *ebpf.ProgramSpec `ebpf:"io_uring_complete_result"`
+	SchedProcessExec      *ebpf.ProgramSpec `ebpf:"sched_process_exec"`
+	SchedProcessExit      *ebpf.ProgramSpec `ebpf:"sched_process_exit"`
+	SchedProcessFork      *ebpf.ProgramSpec `ebpf:"sched_process_fork"`
 	SysExitAccept         *ebpf.ProgramSpec `ebpf:"sys_exit_accept"`
 	SysExitAccept4        *ebpf.ProgramSpec `ebpf:"sys_exit_accept4"`
+	SysExitConnect        *ebpf.ProgramSpec `ebpf:"sys_exit_connect"`
 }
 
 // TrackerMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type TrackerMapSpecs struct {
-	Children *ebpf.MapSpec `ebpf:"children"`
-	Events   *ebpf.MapSpec `ebpf:"events"`
-	Marks    *ebpf.MapSpec `ebpf:"marks"`
-	Owners   *ebpf.MapSpec `ebpf:"owners"`
+	Events *ebpf.MapSpec `ebpf:"events"`
+	Marks  *ebpf.MapSpec `ebpf:"marks"`
+	Owners *ebpf.MapSpec `ebpf:"owners"`
+	States *ebpf.MapSpec `ebpf:"states"`
 }
 
 // TrackerVariableSpecs contains global variables before they are loaded into the kernel.
@@ -177,11 +223,17 @@ type TrackerMapSpecs struct {
 type TrackerVariableSpecs struct {
 	Accounts       *ebpf.VariableSpec `ebpf:"accounts"`
 	CloseEventBtf  *ebpf.VariableSpec `ebpf:"close_event_btf"`
+	ConnectBy      *ebpf.VariableSpec `ebpf:"connect_by"`
+	ConnectNumber  *ebpf.VariableSpec `ebpf:"connect_number"`
+	ConnectTierBtf *ebpf.VariableSpec `ebpf:"connect_tier_btf"`
 	EventTypeBtf   *ebpf.VariableSpec `ebpf:"event_type_btf"`
 	HeaderBtf      *ebpf.VariableSpec `ebpf:"header_btf"`
+	OwnedEventBtf  *ebpf.VariableSpec `ebpf:"owned_event_btf"`
 	RoleBtf        *ebpf.VariableSpec `ebpf:"role_btf"`
 	SocketEventBtf *ebpf.VariableSpec `ebpf:"socket_event_btf"`
-	TypedAccept    *ebpf.VariableSpec `ebpf:"typed_accept"`
+	StatesMask     *ebpf.VariableSpec `ebpf:"states_mask"`
+	TaskEventBtf   *ebpf.VariableSpec `ebpf:"task_event_btf"`
+	TellStates     *ebpf.VariableSpec `ebpf:"tell_states"`
 }
 
 // TrackerObjects contains all objects after they have been loaded into the kernel.
@@ -204,18 +256,18 @@ func (o *TrackerObjects) Close() error {
 //
 // It can be passed to LoadTrackerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TrackerMaps struct {
-	Children *ebpf.Map `ebpf:"children"`
-	Events   *ebpf.Map `ebpf:"events"`
-	Marks    *ebpf.Map `ebpf:"marks"`
-	Owners   *ebpf.Map `ebpf:"owners"`
+	Events *ebpf.Map `ebpf:"events"`
+	Marks  *ebpf.Map `ebpf:"marks"`
+	Owners *ebpf.Map `ebpf:"owners"`
+	States *ebpf.Map `ebpf:"states"`
 }
 
 func (m *TrackerMaps) Close() error {
 	return _TrackerClose(
-		m.Children,
 		m.Events,
 		m.Marks,
 		m.Owners,
+		m.States,
 	)
 }
 
@@ -225,11 +277,17 @@ func (m *TrackerMaps) Close() error {
 type TrackerVariables struct {
 	Accounts       *ebpf.Variable `ebpf:"accounts"`
 	CloseEventBtf  *ebpf.Variable `ebpf:"close_event_btf"`
+	ConnectBy      *ebpf.Variable `ebpf:"connect_by"`
+	ConnectNumber  *ebpf.Variable `ebpf:"connect_number"`
+	ConnectTierBtf *ebpf.Variable `ebpf:"connect_tier_btf"`
 	EventTypeBtf   *ebpf.Variable `ebpf:"event_type_btf"`
 	HeaderBtf      *ebpf.Variable `ebpf:"header_btf"`
+	OwnedEventBtf  *ebpf.Variable `ebpf:"owned_event_btf"`
 	RoleBtf        *ebpf.Variable `ebpf:"role_btf"`
 	SocketEventBtf *ebpf.Variable `ebpf:"socket_event_btf"`
-	TypedAccept    *ebpf.Variable `ebpf:"typed_accept"`
+	StatesMask     *ebpf.Variable `ebpf:"states_mask"`
+	TaskEventBtf   *ebpf.Variable `ebpf:"task_event_btf"`
+	TellStates     *ebpf.Variable `ebpf:"tell_states"`
 }
 
 // TrackerPrograms contains all programs after they have been loaded into the kernel.
@@ -240,8 +298,15 @@ type TrackerPrograms struct {
 	InetCskAccept4        *ebpf.Program `ebpf:"inet_csk_accept4"`
 	InetSockSetState      *ebpf.Program `ebpf:"inet_sock_set_state"`
 	InetSockSetStateCover *ebpf.Program `ebpf:"inet_sock_set_state_cover"`
+	InetStreamConnect     *ebpf.Program `ebpf:"inet_stream_connect"`
+	IoUringComplete       *ebpf.Program `ebpf:"io_uring_complete"`
+	IoUringCompleteResult *ebpf.Program `ebpf:"io_uring_complete_result"`
+	SchedProcessExec      *ebpf.Program `ebpf:"sched_process_exec"`
+	SchedProcessExit      *ebpf.Program `ebpf:"sched_process_exit"`
+	SchedProcessFork      *ebpf.Program `ebpf:"sched_process_fork"`
 	SysExitAccept         *ebpf.Program `ebpf:"sys_exit_accept"`
 	SysExitAccept4        *ebpf.Program `ebpf:"sys_exit_accept4"`
+	SysExitConnect        *ebpf.Program `ebpf:"sys_exit_connect"`
 }
 
 func (p *TrackerPrograms) Close() error {
@@ -250,8 +315,15 @@ func (p *TrackerPrograms) Close() error {
 		p.InetCskAccept4,
 		p.InetSockSetState,
 		p.InetSockSetStateCover,
+		p.InetStreamConnect,
+		p.IoUringComplete,
+		p.IoUringCompleteResult,
+		p.SchedProcessExec,
+		p.SchedProcessExit,
+		p.SchedProcessFork,
 		p.SysExitAccept,
 		p.SysExitAccept4,
+		p.SysExitConnect,
 	)
 }
 

@@ -35,9 +35,10 @@ generate() {
 	shift 2
 	GOPACKAGE=bpf go tool bpf2go -go-package bpf -output-dir "$out" -cc clang-14 -strip llvm-strip-14 \
 		-no-global-types -target bpfel,bpfeb "$@" "$name" "bpf/$source" -- \
-		-O2 -g -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare -ffile-prefix-map="$PWD"=.
+		-O2 -g -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare -ffile-prefix-map="$PWD"=.
 }
-generate Tracker tracker.bpf.c -type event_type -type role -type header -type socket_event -type close_event -type account
+generate Tracker tracker.bpf.c -type event_type -type role -type connect_tier -type header -type socket_event -type owned_event \
+	-type close_event -type task_event -type account -type process
 generate Snapshot iter.bpf.c -type inet_row -type unix_row -type holder_row
 
 [ "${1-}" = -check ] || exit 0

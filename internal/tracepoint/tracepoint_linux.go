@@ -58,7 +58,7 @@ func identify(group, name string) (uint64, error) {
 	var text []byte
 	err := os.ErrNotExist
 	for _, m := range mounts {
-		if text, err = os.ReadFile(filepath.Join(m, path)); err == nil {
+		if text, err = os.ReadFile(filepath.Join(m, path)); !errors.Is(err, os.ErrNotExist) {
 			break
 		}
 	}

@@ -19,9 +19,11 @@ type Event struct {
 	// it was found.
 	Reconciled bool
 
-	Error syscall.Errno // EventFail: why the attempt failed; 0: unknown
-	Lost  uint64        // EventGap: how many events were lost
-	Close *Close        // EventClose of a connection: how it went; nil: unknown
+	// EventFail: why the attempt failed. ECANCELED says that the process closed the
+	// socket, or was killed, before there was an answer; 0: unknown.
+	Error syscall.Errno
+	Lost  uint64 // EventGap: how many events were lost
+	Close *Close // EventClose of a connection: how it went; nil: unknown
 }
 
 // Close is what is known about a connection once it has ended.
@@ -32,6 +34,8 @@ type Close struct {
 	Retransmits   uint32        // segments sent again (tcp_sock.total_retrans)
 	RTT           time.Duration // smoothed round-trip time, in microseconds; -1: never measured
 	Reason        Reason        // how it ended
+	By            Side          // who began to end it: sent the first FIN, or the RST; 0: nobody, or unknown
+	Unaccepted    bool          // inbound: no process had accepted it
 }
 
 // An EventType says what happened.

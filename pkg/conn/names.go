@@ -147,6 +147,23 @@ func (r Reason) String() string { return name(reasonNames[:], r) }
 // MarshalText returns [Reason.String].
 func (r Reason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
+// A Side is an end of a connection. The zero Side is unknown.
+type Side uint8
+
+// The ends of a connection.
+const (
+	Local  Side = 1 + iota // this socket
+	Remote                 // its peer
+)
+
+var sideNames = [...]string{"unknown", "local", "remote"}
+
+// String returns local, remote or unknown.
+func (s Side) String() string { return name(sideNames[:], s) }
+
+// MarshalText returns [Side.String].
+func (s Side) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
 // name returns the name of v, or its number where it has none.
 func name[T ~uint8](names []string, v T) string {
 	if int(v) < len(names) {

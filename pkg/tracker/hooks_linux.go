@@ -3,6 +3,8 @@ package tracker
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"math/bits"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -10,6 +12,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
 
 	"github.com/conntrace/conntrace/bpf"
 	"github.com/conntrace/conntrace/internal/tracepoint"
@@ -25,30 +28,87 @@ type hooks struct {
 	limits     []string
 }
 
-// An acceptTier is a way of seeing accepts.
-type acceptTier struct {
-	typed    bool // it hands out the accepted socket itself; see maps.h
-	programs []string
-	limit    string // what it cannot see
+// A tier is a way of seeing something: programs that go together.
+type tier struct {
+	purpose   string
+	programs  []string
+	variables map[string]any // to set before they are loaded
+	limit     string         // what cannot be seen this way
+	without   string         // what cannot be seen without it; "" if there is no tracker without it
 }
 
-// acceptTiers returns the ways to see accepts that the kernel may allow, best
-// first, and why a better one is not among them.
-func acceptTiers() ([]acceptTier, []Refusal) {
-	exit := acceptTier{
+// stateTier sees every change of a state: the second program covers the first (see
+// bpf/maps.h), and must be attached after it.
+var stateTier = tier{
+	purpose:  "tcp states",
+	programs: []string{bpf.TrackerProgInetSockSetState, bpf.TrackerProgInetSockSetStateCover},
+}
+
+// taskTier sees processes come, change and go.
+var taskTier = tier{
+	purpose: "processes",
+	programs: []string{
+		bpf.TrackerProgSchedProcessFork, bpf.TrackerProgSchedProcessExec, bpf.TrackerProgSchedProcessExit,
+	},
+	without: "that a process has forked, run another program or exited shows only once descriptors are looked at again (Connections)",
+}
+
+const (
+	connectLimit = "an attempt to connect that fails before anything is sent makes no event"
+	uringLimit   = "a connection that is accepted through io_uring shows without its process until descriptors are looked at again (Connections)"
+)
+
+// A plan is a set of tiers to try, those first that a tracker cannot do without.
+type plan []tier
+
+// plans returns what the kernel may allow, best first, and why a better one is not
+// among them.
+func plans() ([]plan, []Refusal) {
+	exit := plan{stateTier, {
+		purpose:  "accept",
 		programs: []string{bpf.TrackerProgSysExitAccept4, bpf.TrackerProgSysExitAccept},
-		limit:    "a connection that is accepted through io_uring shows without its process until descriptors are looked at again (Connections)",
-	}
+	}, taskTier, {
+		purpose:  "connect",
+		programs: []string{bpf.TrackerProgSysExitConnect},
+		variables: map[string]any{
+			bpf.TrackerVarConnectBy:     uint32(bpf.TrackerConnectTierCONNECT_CALL),
+			bpf.TrackerVarConnectNumber: uint32(unix.SYS_CONNECT),
+		},
+		without: connectLimit,
+	}, {
+		purpose:  "accept by io_uring",
+		programs: uringPrograms(),
+		without:  uringLimit,
+	}}
+	bare := exit[:2:2] // for a kernel that refuses one of the others
 	program, err := typedAcceptProgram()
 	if err != nil {
-		return []acceptTier{exit}, []Refusal{refusal("fexit/inet_csk_accept", cause(err))}
+		return []plan{exit, bare}, []Refusal{refusal("fexit/inet_csk_accept", cause(err))}
 	}
-	typed := acceptTier{
-		typed:    true,
+	typed := plan{stateTier, {
+		purpose:  "accept",
 		programs: []string{program},
 		limit:    "the descriptor of an accepted connection is known only once descriptors are looked at again (Connections)",
+	}, taskTier, {
+		purpose:   "connect",
+		programs:  []string{bpf.TrackerProgInetStreamConnect},
+		variables: map[string]any{bpf.TrackerVarConnectBy: uint32(bpf.TrackerConnectTierCONNECT_TYPED)},
+		without:   connectLimit,
+	}}
+	return []plan{typed, exit, bare}, nil
+}
+
+// uringPrograms returns the program that fits the kernel's tracepoint, none if it
+// has no io_uring.
+func uringPrograms() []string {
+	const context = 1 // the first parameter of a tracepoint's probe
+	switch n, _ := parameters("btf_trace_io_uring_complete"); n - context {
+	case 3: // from 6.12 on
+		return []string{bpf.TrackerProgIoUringComplete}
+	case 6, 7:
+		return []string{bpf.TrackerProgIoUringCompleteResult}
 	}
-	return []acceptTier{typed, exit}, nil
+	return nil
 }
 
 // typedAcceptProgram returns which program fits the kernel's inet_csk_accept, or
@@ -77,87 +137,107 @@ func typedAcceptProgram() (string, error) {
 	return "", fmt.Errorf("%s has %d parameters: %w", function, n, errors.ErrUnsupported)
 }
 
-// parameters returns how many parameters a kernel function has, by BTF: a wrong
-// prototype may load and give wrong values (kernel 6.1, inet_csk_accept).
-func parameters(function string) (int, error) {
+// parameters returns how many parameters a kernel function has, or the function
+// that a type points to, by BTF: a wrong prototype may load and give wrong values
+// (kernel 6.1, inet_csk_accept).
+func parameters(name string) (int, error) {
 	spec, err := btf.LoadKernelSpec()
 	if err != nil {
 		return 0, err
 	}
-	var f *btf.Func
-	if err := spec.TypeByName(function, &f); err != nil {
+	var typ btf.Type
+	var function *btf.Func
+	var pointer *btf.Typedef
+	if err := spec.TypeByName(name, &function); err == nil {
+		typ = function.Type
+	} else if err := spec.TypeByName(name, &pointer); err == nil {
+		if p, ok := btf.UnderlyingType(pointer).(*btf.Pointer); ok {
+			typ = p.Target
+		}
+	} else {
 		return 0, err
 	}
-	proto, ok := f.Type.(*btf.FuncProto)
+	proto, ok := typ.(*btf.FuncProto)
 	if !ok {
-		return 0, fmt.Errorf("%s has no prototype", function)
+		return 0, fmt.Errorf("%s has no prototype", name)
 	}
 	return len(proto.Params), nil
 }
 
-// attachHooks loads and attaches the programs, by the best tier that the kernel
+// attachHooks loads and attaches the programs, by the best plan that the kernel
 // allows.
 func attachHooks(cfg Config) (*hooks, error) {
 	// Before 5.11 maps are charged to this limit.
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lift RLIMIT_MEMLOCK: %w", err)
 	}
-	tiers, refused := acceptTiers()
-	for _, tier := range tiers {
-		h, err := attachTier(cfg, tier)
+	plans, refused := plans()
+	for _, p := range plans {
+		h, err := p.attach(cfg)
 		if err == nil {
-			h.refused = refused
+			h.refused = append(refused, h.refused...)
 			return h, nil
 		}
-		refused = append(refused, refusal(attachPoints[tier.programs[0]], cause(err)))
+		refused = append(refused, refusal(attachPoints[p[1].programs[0]], cause(err)))
 	}
 	return nil, refused[len(refused)-1].Err
 }
 
-// attachTier loads and attaches the programs with one way of seeing accepts.
-func attachTier(cfg Config, tier acceptTier) (*hooks, error) {
+// attach loads and attaches the programs of a plan. Of those that a tracker can do
+// without, what cannot be attached is left out, and said.
+func (p plan) attach(cfg Config) (*hooks, error) {
 	spec, err := bpf.LoadTracker()
 	if err != nil {
 		return nil, err
 	}
+	words := 1 << bits.Len(uint(cfg.MaxConnections-1))
 	spec.Maps[bpf.TrackerMapEvents].MaxEntries = uint32(cfg.RingBuffer)
-	spec.Maps[bpf.TrackerMapChildren].MaxEntries = uint32(cfg.MaxConnections)
-	if tier.typed {
-		spec.Maps[bpf.TrackerMapChildren].MaxEntries = 1 // not used
+	spec.Maps[bpf.TrackerMapOwners].MaxEntries = uint32(cfg.MaxConnections)
+	spec.Maps[bpf.TrackerMapStates].MaxEntries = uint32(words)
+	variables := map[string]any{bpf.TrackerVarStatesMask: uint32(words - 1)}
+	var wanted []string
+	for _, t := range p {
+		wanted = append(wanted, t.programs...)
+		maps.Copy(variables, t.variables)
 	}
-	if err := spec.Variables[bpf.TrackerVarTypedAccept].Set(tier.typed); err != nil {
-		return nil, err
-	}
-	for name := range spec.Programs {
-		if !slices.Contains(statePrograms, name) && !slices.Contains(tier.programs, name) {
-			delete(spec.Programs, name)
+	for name, value := range variables {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return nil, err
 		}
 	}
+	maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool { return !slices.Contains(wanted, name) })
 
-	h := &hooks{limits: []string{tier.limit}}
-	h.collection, err = ebpf.NewCollection(spec)
-	if err != nil {
+	h := new(hooks)
+	if h.collection, err = ebpf.NewCollection(spec); err != nil {
 		return nil, err
 	}
-	// Accepts first: a child that is seen has its accept seen too.
-	for _, name := range tier.programs {
-		if err := h.attach("accept", name); err != nil {
-			h.close()
-			return nil, err
+	// States last: a socket that is seen has all else of it seen too.
+	for _, t := range slices.Backward(p) {
+		err := h.attachTier(t)
+		switch {
+		case err == nil && t.limit != "":
+			h.limits = append(h.limits, t.limit)
+		case err != nil && t.without == "":
+			return nil, errors.Join(err, h.close())
+		case err != nil:
+			h.refused = append(h.refused, refusal(attachPoints[t.programs[0]], cause(err)))
+			h.limits = append(h.limits, t.without)
 		}
 	}
-	for i, name := range statePrograms {
-		if err := h.attach([]string{"tcp states", "cover of the above"}[i], name); err != nil {
-			h.close()
-			return nil, err
-		}
+	if len(p) == 2 {
+		h.limits = append(h.limits, taskTier.without, connectLimit, uringLimit)
 	}
 	return h, nil
 }
 
-// statePrograms see every change of a state: the second covers the first (see
-// bpf/maps.h), and must be attached after it.
-var statePrograms = []string{bpf.TrackerProgInetSockSetState, bpf.TrackerProgInetSockSetStateCover}
+func (h *hooks) attachTier(t tier) error {
+	for _, name := range t.programs {
+		if err := h.attach(t.purpose, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // attachPoints has the attach point of each program, in libbpf's notation.
 var attachPoints = map[string]string{
@@ -167,6 +247,13 @@ var attachPoints = map[string]string{
 	bpf.TrackerProgInetCskAccept4:        "fexit/inet_csk_accept",
 	bpf.TrackerProgSysExitAccept4:        "tracepoint/syscalls/sys_exit_accept4",
 	bpf.TrackerProgSysExitAccept:         "tracepoint/syscalls/sys_exit_accept",
+	bpf.TrackerProgIoUringComplete:       "tp_btf/io_uring_complete",
+	bpf.TrackerProgIoUringCompleteResult: "tp_btf/io_uring_complete",
+	bpf.TrackerProgInetStreamConnect:     "fexit/__inet_stream_connect",
+	bpf.TrackerProgSysExitConnect:        "tracepoint/syscalls/sys_exit_connect",
+	bpf.TrackerProgSchedProcessFork:      "tp_btf/sched_process_fork",
+	bpf.TrackerProgSchedProcessExec:      "tp_btf/sched_process_exec",
+	bpf.TrackerProgSchedProcessExit:      "tp_btf/sched_process_exit",
 }
 
 func (h *hooks) attach(purpose, name string) error {

@@ -35,6 +35,7 @@ type live struct {
 	mu        sync.Mutex
 	table     *table
 	processes *processCache
+	batch     []conn.Event  // about to be published
 	wall      time.Duration // what to add to CLOCK_MONOTONIC to get the wall clock
 	account   Stats         // Delivered, Reconciled, Polls
 	lost      uint64        // losses in the kernel that a gap event has told
@@ -82,11 +83,14 @@ func openLive(ctx context.Context, cfg Config, h *hub) (backend, Info, error) {
 	}
 	l := &live{
 		cfg: cfg, hooks: hooks, ring: ring, hub: h, netns: netns,
-		table: newTable(), processes: newProcessCache(reader),
+		table: newTable(), processes: newProcessCache(reader), batch: make([]conn.Event, 0, batchSize),
 		repair: make(chan struct{}, 1),
 	}
+	if l.table.states, err = mapStates(hooks.collection.Maps[bpf.TrackerMapStates]); err != nil {
+		return nil, Info{}, errors.Join(err, ring.Close(), hooks.close())
+	}
 	if err := l.scan(ctx); err != nil {
-		return nil, Info{}, errors.Join(fmt.Errorf("read the sockets that exist: %w", err), ring.Close(), hooks.close())
+		return nil, Info{}, errors.Join(fmt.Errorf("read the sockets that exist: %w", err), l.table.states.close(), ring.Close(), hooks.close())
 	}
 	// Nobody was there yet to whom the sockets that exist would have been news.
 	l.account.Reconciled = 0
@@ -137,7 +141,6 @@ func (l *live) drain() {
 		return
 	}
 	l.wall = wallOffset()
-	var e conn.Event
 	n, err := l.ring.Drain(func(raw []byte) {
 		r, err := decode(raw)
 		if err != nil {
@@ -145,17 +148,31 @@ func (l *live) drain() {
 			return
 		}
 		var owner *conn.Process
-		if r.socket != nil && r.socket.Owner.Pid != 0 {
-			owner = l.processes.get(r.socket)
+		if r.owned != nil && r.owned.Owner.Pid != 0 {
+			owner = l.processes.get(&r.owned.Owner)
 		}
-		if l.table.apply(r, owner, l.time(r.header.Time), &e) {
-			l.hub.publish(&e)
+		if len(l.batch) == cap(l.batch) {
+			l.publish()
+		}
+		l.batch = l.batch[:len(l.batch)+1]
+		if !l.table.apply(r, owner, l.time(r.header.Time), &l.batch[len(l.batch)-1]) {
+			l.batch = l.batch[:len(l.batch)-1]
 		}
 	})
+	l.publish()
 	l.account.Delivered += uint64(n)
 	if err != nil {
 		l.cfg.Logger.Error("cannot read the ring buffer", "err", err)
 	}
+}
+
+// batchSize is how many events are handed to the subscriptions at a time.
+const batchSize = 256
+
+// publish hands out the events that are ready. mu is held.
+func (l *live) publish() {
+	l.hub.publish(l.batch...)
+	l.batch = l.batch[:0]
 }
 
 // flush publishes everything that has happened until now.
@@ -192,9 +209,8 @@ func (l *live) checkLosses() {
 	if lost <= l.lost {
 		return
 	}
-	e := gapEvent(time.Now(), lost-l.lost)
+	l.hub.publish(gapEvent(time.Now(), lost-l.lost))
 	l.lost = lost
-	l.hub.publish(&e)
 	select {
 	case l.repair <- struct{}{}:
 	default:
@@ -257,7 +273,7 @@ func (l *live) scanLocked(ctx context.Context) error {
 	l.drain()
 	l.table.merge(&snap.Snapshot, start, time.Now(), func(e *conn.Event) {
 		l.account.Reconciled++
-		l.hub.publish(e)
+		l.hub.publish(*e)
 	})
 	l.account.Polls++
 	l.lastScan = began
@@ -271,10 +287,19 @@ func (l *live) refresh(ctx context.Context) error {
 	}
 	l.scanMu.Lock()
 	defer l.scanMu.Unlock()
-	if time.Since(l.lastScan) <= l.cfg.Freshness {
+	if time.Since(l.lastScan) <= l.cfg.Freshness && !l.stale() {
 		return nil
 	}
 	return l.scanLocked(ctx)
+}
+
+// stale reports whether processes that hold sockets have forked, run another program
+// or exited since the last scan.
+func (l *live) stale() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.drain()
+	return l.table.holders.stale
 }
 
 func (l *live) appendConnections(dst []conn.Conn, kind conn.Kind) ([]conn.Conn, error) {
@@ -352,5 +377,5 @@ func (l *live) close() error {
 	l.wg.Wait()
 	l.scanMu.Lock() // a scan on behalf of Connections
 	defer l.scanMu.Unlock()
-	return errors.Join(detachErr, l.ring.Close(), l.hooks.close())
+	return errors.Join(detachErr, l.table.states.close(), l.ring.Close(), l.hooks.close())
 }

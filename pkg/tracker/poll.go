@@ -76,9 +76,7 @@ func (p *polling) poll(ctx context.Context) error {
 	p.account.Polls++
 	p.account.Seen += uint64(len(events))
 	p.account.Delivered += uint64(len(events))
-	for i := range events {
-		p.hub.publish(&events[i])
-	}
+	p.hub.publish(events...)
 	return nil
 }
 

@@ -34,9 +34,9 @@ func remedy(err error, sys sysinfo.Info) string {
 		return "mount it (mount -t tracefs tracefs /sys/kernel/tracing), or run with CAP_SYS_ADMIN"
 	case errors.Is(err, tracepoint.ErrClosed):
 		return "run as root, or with CAP_DAC_READ_SEARCH"
-	case errors.Is(err, syscall.ENOSYS) && linux.Seccomp == "filter":
+	case isENOSYS(err) && linux.Seccomp == "filter":
 		return "a seccomp filter may hide it: allow bpf(2) and perf_event_open(2)"
-	case errors.Is(err, syscall.ENOSYS):
+	case isENOSYS(err):
 		return "this kernel was built without it"
 	case errors.Is(err, fs.ErrPermission):
 		return permissionRemedy(linux)
@@ -44,6 +44,11 @@ func remedy(err error, sys sysinfo.Info) string {
 		return "the kernel must have BTF (CONFIG_DEBUG_INFO_BTF=y), readable as /sys/kernel/btf/vmlinux"
 	}
 	return ""
+}
+
+// isENOSYS also knows it in errors that do not wrap it (rlimit.RemoveMemlock).
+func isENOSYS(err error) bool {
+	return errors.Is(err, syscall.ENOSYS) || strings.Contains(err.Error(), syscall.ENOSYS.Error())
 }
 
 // permissionRemedy returns what may stand behind an EPERM. The first reason that

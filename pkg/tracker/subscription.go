@@ -19,12 +19,14 @@ type Subscription struct {
 	hub    *hub
 	limit  int
 
+	// What the reader has taken over, so that it need not ask for each event.
+	readMu sync.Mutex
+	taken  []conn.Event
+	next   int // taken[next:] has not been returned yet
+
 	mu     sync.Mutex
-	seed   []conn.Event // what existed before, delivered first
-	buffer []conn.Event // a ring: count events from head on
-	head   int
-	count  int
-	gap    uint64 // events lost since the last that was buffered
+	buffer []conn.Event // what waits
+	gap    uint64       // events lost since the last that was buffered
 	lost   uint64
 	closed bool
 	ready  chan struct{} // holds a token while there may be something for Next
@@ -35,7 +37,7 @@ const (
 	defaultBuffer = 1 << 16
 
 	// keptBuffer is for how many events memory is kept while none waits.
-	keptBuffer = 1 << 14
+	keptBuffer = 1 << 13
 )
 
 func newSubscription(h *hub, f Filter, seed []conn.Event) *Subscription {
@@ -48,49 +50,41 @@ func newSubscription(h *hub, f Filter, seed []conn.Event) *Subscription {
 	if s.limit <= 0 {
 		s.limit = defaultBuffer
 	}
-	for i := range seed {
+	for i := range seed { // what existed before is delivered first
 		if s.filter.match(&seed[i]) {
-			s.seed = append(s.seed, seed[i])
+			s.taken = append(s.taken, seed[i])
 		}
 	}
 	return s
 }
 
-// push gives e to the reader, or counts it as lost.
-func (s *Subscription) push(e *conn.Event) {
-	if !s.filter.match(e) {
-		return
-	}
+// push gives events to the reader, or counts them as lost.
+func (s *Subscription) push(events []conn.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return
 	}
-	need := 1
-	if s.gap > 0 {
-		need = 2 // the gap is told where it was
+	for i := range events {
+		e := &events[i]
+		if !s.filter.match(e) {
+			continue
+		}
+		need := 1
+		if s.gap > 0 {
+			need = 2 // the gap is told where it was
+		}
+		if len(s.buffer)+need > s.limit {
+			s.gap++
+			s.lost++
+			continue
+		}
+		if s.gap > 0 {
+			s.buffer = append(s.buffer, s.takeGap(e.Time))
+		}
+		s.buffer = append(s.buffer, *e)
 	}
-	if s.count+need > s.limit {
-		s.gap++
-		s.lost++
-		return
-	}
-	if s.gap > 0 {
-		s.enqueue(s.takeGap(e.Time))
-	}
-	s.enqueue(*e)
 	s.signal()
-}
-
-func (s *Subscription) enqueue(e conn.Event) {
-	if s.count == len(s.buffer) {
-		grown := make([]conn.Event, min(max(2*s.count, 64), s.limit))
-		n := copy(grown, s.buffer[s.head:])
-		copy(grown[n:], s.buffer[:s.head])
-		s.buffer, s.head = grown, 0
-	}
-	s.buffer[(s.head+s.count)%len(s.buffer)] = e
-	s.count++
 }
 
 func (s *Subscription) takeGap(at time.Time) conn.Event {
@@ -112,28 +106,30 @@ func (s *Subscription) signal() {
 
 // take returns the next event if there is one.
 func (s *Subscription) take() (e conn.Event, ok, closed bool) {
+	s.readMu.Lock()
+	defer s.readMu.Unlock()
+	if s.next == len(s.taken) {
+		if closed = s.refill(); s.next == len(s.taken) {
+			return e, false, closed
+		}
+	}
+	s.next++
+	return s.taken[s.next-1], true, false
+}
+
+// refill takes over what waits. readMu is held.
+func (s *Subscription) refill() (closed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case len(s.seed) > 0:
-		e, s.seed = s.seed[0], s.seed[1:]
-		if len(s.seed) == 0 {
-			s.seed = nil
-		}
-		return e, true, false
-	case s.count > 0:
-		e = s.buffer[s.head]
-		s.buffer[s.head] = conn.Event{}
-		s.head = (s.head + 1) % len(s.buffer)
-		s.count--
-		if s.count == 0 && len(s.buffer) > keptBuffer {
-			s.buffer, s.head = nil, 0 // a stall is over
-		}
-		return e, true, false
-	case s.gap > 0:
-		return s.takeGap(time.Now()), true, false
+	if cap(s.taken) > keptBuffer {
+		s.taken = nil // a stall is over
 	}
-	return e, false, s.closed
+	clear(s.taken) // let go of what it points to
+	s.taken, s.buffer, s.next = s.buffer, s.taken[:0], 0
+	if len(s.taken) == 0 && s.gap > 0 {
+		s.taken = append(s.taken, s.takeGap(time.Now()))
+	}
+	return s.closed
 }
 
 // Next returns the next event, waiting for it. Its error is the context's, or
@@ -205,11 +201,15 @@ type hub struct {
 
 func newHub() *hub { return &hub{flush: func() {}, subs: make(map[*Subscription]struct{})} }
 
-func (h *hub) publish(e *conn.Event) {
+// publish hands out events, oldest first. They remain the caller's.
+func (h *hub) publish(events ...conn.Event) {
+	if len(events) == 0 {
+		return
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for s := range h.subs {
-		s.push(e)
+		s.push(events)
 	}
 }
 

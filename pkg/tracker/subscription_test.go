@@ -50,19 +50,19 @@ func TestSubscriptionGap(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n := range 7 { // 4, 5 and 6 are lost
-		h.publish(numbered(n))
+		h.publish(*numbered(n))
 	}
 	equal(t, "full", drain(s), 100, 0, 1, 2, 3, -3)
 
 	for n := range 6 { // 4 and 5 are lost
-		h.publish(numbered(n))
+		h.publish(*numbered(n))
 	}
+	s.take() // and with it takes over the three behind it
+	h.publish(*numbered(6))
 	s.take()
-	h.publish(numbered(6)) // there is room for it, but not for the gap before it
-	s.take()
-	h.publish(numbered(7))
-	equal(t, "gap in its place", drain(s), 2, 3, -3, 7)
-	if s.Lost() != 6 {
+	h.publish(*numbered(7))
+	equal(t, "gap in its place", drain(s), 2, 3, -2, 6, 7)
+	if s.Lost() != 5 {
 		t.Errorf("Lost() = %d", s.Lost())
 	}
 }
@@ -76,14 +76,14 @@ func TestSubscriptionOrder(t *testing.T) {
 	next := 0
 	for range 3 { // a stall comes to its end
 		for range 2 * keptBuffer {
-			h.publish(numbered(next))
+			h.publish(*numbered(next))
 		}
-		if n := len(drain(s)); n != 2*keptBuffer || len(s.buffer) != 0 {
-			t.Fatalf("%d events, memory for %d is kept", n, len(s.buffer))
+		if n := len(drain(s)); n != 2*keptBuffer || cap(s.buffer)+cap(s.taken) > 2*keptBuffer {
+			t.Fatalf("%d events, memory for %d is kept", n, cap(s.buffer)+cap(s.taken))
 		}
 	}
 	for n := range 1000 { // grows, and wraps around
-		h.publish(numbered(n))
+		h.publish(*numbered(n))
 		if n%3 == 0 {
 			if e, ok, _ := s.take(); !ok || int(e.PID) != next {
 				t.Fatalf("got %d, want %d", e.PID, next)
@@ -108,7 +108,7 @@ func TestSubscriptionClose(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.publish(numbered(1))
+	h.publish(*numbered(1))
 	waiting := make(chan error)
 	other, err := h.add(Filter{}, nil)
 	if err != nil {
@@ -146,7 +146,7 @@ func TestEvents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.publish(numbered(1))
+	h.publish(*numbered(1))
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	var got []int
@@ -161,7 +161,7 @@ func TestEvents(t *testing.T) {
 		t.Errorf("last error: %v", last)
 	}
 
-	h.publish(numbered(2))
+	h.publish(*numbered(2))
 	s.Close()
 	got = nil
 	for e, err := range s.Events(t.Context()) {
@@ -233,7 +233,7 @@ func BenchmarkPublish(b *testing.B) {
 	e := numbered(1)
 	b.ReportAllocs()
 	for b.Loop() {
-		h.publish(e)
+		h.publish(*e)
 		s.take()
 	}
 }

@@ -2,6 +2,7 @@ package tracker
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"syscall"
 	"time"
@@ -21,7 +22,11 @@ import (
 // have seen too late or too early.
 type table struct {
 	sockets map[uint64]*socket // by cookie
-	free    []*socket          // entries to use again
+	slab    slab               // which they lie in
+	peak    int                // how many there have been since sockets was made
+	states  stateWords         // of those that are on their way to an end
+	holders holderWatch
+	failed  failures
 
 	// What the last scan saw of sockets that come and go without events: TIME_WAIT,
 	// and requests that are not established yet (SYN_RECV).
@@ -31,6 +36,8 @@ type table struct {
 	scanning bool                   // between beginScan and merge
 	closed   map[uint64]bool        // sockets that were closed while scanning
 	early    map[uint64]conn.Status // states of sockets that are not in the table yet
+
+	closings []conn.Close // for the next close events
 }
 
 // A socket is one entry of the table.
@@ -39,6 +46,8 @@ type socket struct {
 	owner       *conn.Process // who listened, connected or accepted; nil: unknown
 	ownerFD     int32         // the descriptor that it got by that; -1: unknown
 	direction   conn.Direction
+	index       uint8  // in chunk
+	chunk       *chunk // where it lies
 	established uint64 // CLOCK_MONOTONIC, ns; 0: unknown
 	changed     uint64 // table.clock at the last event
 }
@@ -48,6 +57,7 @@ func newTable() *table {
 		sockets: make(map[uint64]*socket),
 		closed:  make(map[uint64]bool),
 		early:   make(map[uint64]conn.Status),
+		holders: newHolderWatch(),
 	}
 }
 
@@ -56,11 +66,10 @@ func newTable() *table {
 func (t *table) apply(r record, owner *conn.Process, at time.Time, e *conn.Event) bool {
 	t.clock++
 	cookie := r.header.Cookie
-	s := t.sockets[cookie]
 
 	switch bpf.TrackerEventType(r.header.Type) {
 	case bpf.TrackerEventTypeEVENT_STATE:
-		if s != nil {
+		if s := t.sockets[cookie]; s != nil {
 			s.row.Status = conn.Status(r.header.Newstate)
 			s.changed = t.clock
 		} else if t.scanning {
@@ -69,20 +78,23 @@ func (t *table) apply(r record, owner *conn.Process, at time.Time, e *conn.Event
 		return false
 
 	case bpf.TrackerEventTypeEVENT_LISTEN:
-		s = t.put(r, owner)
-		s.fill(e, conn.EventListen, at)
+		t.put(r.owned, owner).fill(e, conn.EventListen, at)
 		return true
 
 	case bpf.TrackerEventTypeEVENT_CONNECT:
-		s = t.put(r, owner)
+		s := t.put(r.owned, owner)
 		s.direction = conn.Outbound
 		s.established = r.header.Time
 		s.fill(e, conn.EventConnect, at)
 		return true
 
 	case bpf.TrackerEventTypeEVENT_CHILD:
+		s := t.sockets[cookie]
 		if s == nil { // else it was accepted before it was established (tcp_check_req)
-			s = t.put(r, nil)
+			s = t.add(cookie)
+			fillSocket(&s.row, r.socket)
+			s.row.Known |= conn.KnownInode // it has none before it is accepted
+			s.owner, s.ownerFD = nil, -1
 			s.direction = conn.Inbound
 		}
 		s.row.Status = conn.StatusEstablished
@@ -91,10 +103,10 @@ func (t *table) apply(r record, owner *conn.Process, at time.Time, e *conn.Event
 
 	case bpf.TrackerEventTypeEVENT_ACCEPT:
 		established := uint64(0)
-		if s != nil {
+		if s := t.sockets[cookie]; s != nil {
 			established = s.established
 		}
-		s = t.put(r, owner)
+		s := t.put(r.owned, owner)
 		s.direction = conn.Inbound
 		s.established = established
 		s.fill(e, conn.EventAccept, at)
@@ -105,52 +117,68 @@ func (t *table) apply(r record, owner *conn.Process, at time.Time, e *conn.Event
 
 	case bpf.TrackerEventTypeEVENT_FAIL:
 		t.remove(cookie)
-		*e = conn.Event{
-			Time: at, Type: conn.EventFail, Conn: owned(r.row(), owner, r.socket.Fd),
-			Direction: conn.Outbound, Error: syscall.Errno(r.socket.Error),
+		t.failed.add(cookie)
+		fillFail(e, r.owned, owner, at)
+		return true
+
+	case bpf.TrackerEventTypeEVENT_FAIL_CALL:
+		if t.failed.take(cookie) {
+			return false // the failure was told when the socket's state changed
 		}
+		fillFail(e, r.owned, owner, at)
 		return true
 
 	case bpf.TrackerEventTypeEVENT_CLOSE:
-		t.remove(cookie)
-		if s == nil && r.header.Oldstate == uint8(conn.StatusSynRecv) && owner == nil {
-			return false // it was never a connection
+		s := t.sockets[cookie]
+		never := s == nil && r.header.Oldstate == uint8(conn.StatusSynRecv) && owner == nil // was it a connection
+		if !never {
+			t.fillClose(r.closing, s, owner, at, e)
 		}
-		t.fillClose(r, s, owner, at, e)
-		return true
+		t.remove(cookie)
+		return !never
+
+	case bpf.TrackerEventTypeEVENT_FORK, bpf.TrackerEventTypeEVENT_EXEC, bpf.TrackerEventTypeEVENT_EXIT:
+		t.holders.apply(r.task, t.clock)
 	}
 	return false
 }
 
-// maxFree bounds the entries that are kept to be used again: as many as open and
-// close while a batch of events is applied.
-const maxFree = 4096
-
-// put makes the socket of r an entry of the table, with owner as its holder.
-func (t *table) put(r record, owner *conn.Process) *socket {
-	row := r.row()
-	s := t.sockets[row.Cookie]
+// add returns the entry of a socket, a new one if there is none yet.
+func (t *table) add(cookie uint64) *socket {
+	s := t.sockets[cookie]
 	if s == nil {
-		if n := len(t.free); n > 0 {
-			s, t.free = t.free[n-1], t.free[:n-1]
-		} else {
-			s = new(socket)
-		}
+		s = t.slab.get()
+		t.sockets[cookie] = s
+		t.peak = max(t.peak, len(t.sockets))
 	}
-	*s = socket{row: owned(row, owner, row.FD), owner: owner, ownerFD: row.FD, changed: t.clock}
-	if row.Cookie != 0 {
-		t.sockets[row.Cookie] = s
-		delete(t.closed, row.Cookie) // it failed to connect, and tried again
+	if len(t.closed) > 0 {
+		delete(t.closed, cookie) // it failed to connect, and tried again
+	}
+	s.changed = t.clock
+	return s
+}
+
+// put makes the socket of o an entry of the table, with owner as its holder.
+func (t *table) put(o *wireOwned, owner *conn.Process) *socket {
+	s := t.add(o.Socket.Header.Cookie)
+	fillOwned(&s.row, o, owner)
+	s.owner, s.ownerFD = owner, o.Fd
+	s.direction, s.established = 0, 0
+	if owner != nil {
+		t.holders.add(owner.PID)
 	}
 	return s
 }
 
-// remove takes a socket out of the table. Its entry is good until the next put.
+// remove takes a socket out of the table.
 func (t *table) remove(cookie uint64) {
 	if s := t.sockets[cookie]; s != nil {
 		delete(t.sockets, cookie)
-		if len(t.free) < maxFree {
-			t.free = append(t.free, s)
+		t.slab.put(s)
+		// A map keeps the memory that it has had.
+		if t.peak > 1<<14 && len(t.sockets) < t.peak/8 {
+			t.sockets = maps.Clone(t.sockets)
+			t.peak = len(t.sockets)
 		}
 	}
 	if t.scanning {
@@ -159,65 +187,84 @@ func (t *table) remove(cookie uint64) {
 	}
 }
 
-// owned returns row as held by owner through fd.
-func owned(row conn.Conn, owner *conn.Process, fd int32) conn.Conn {
-	row.FD = -1
-	if owner != nil {
-		row.FD, row.PID, row.Process = fd, owner.PID, owner
+// show makes c, a copy of a row, what the socket is now: its way to an end is not
+// told by events.
+func (t *table) show(c *conn.Conn) {
+	status, orphan, ok := t.states.of(c.Cookie)
+	if !ok {
+		return
 	}
-	return row
+	c.Status = status
+	if orphan {
+		c.PID, c.FD, c.Process, c.Holders = 0, -1, nil, nil
+		c.Inode, c.UID = 0, 0
+		c.Known = c.Known&^(conn.KnownUID|conn.KnownHolders) | conn.KnownInode
+	}
 }
 
 // fill makes e an event of s, whose process is the owner.
 func (s *socket) fill(e *conn.Event, kind conn.EventType, at time.Time) {
-	row := s.row
-	row.PID, row.Process = 0, nil
-	*e = conn.Event{Time: at, Type: kind, Conn: owned(row, s.owner, s.ownerFD), Direction: s.direction}
+	*e = conn.Event{Time: at, Type: kind, Conn: s.row, Direction: s.direction}
+	e.PID, e.Process, e.FD = 0, nil, -1
+	if s.owner != nil {
+		e.PID, e.Process, e.FD = s.owner.PID, s.owner, s.ownerFD
+	}
 }
 
-// fillClose makes e the close event of record r, whose entry was s, nil if it had none.
-func (t *table) fillClose(r record, s *socket, owner *conn.Process, at time.Time, e *conn.Event) {
-	row := r.row()
-	fd := r.socket.Fd
-	direction := directionOf(bpf.TrackerRole(r.socket.Owner.Role))
-	established := r.closing.Established
+// fillFail makes e the event of an attempt to connect that came to nothing.
+func fillFail(e *conn.Event, o *wireOwned, owner *conn.Process, at time.Time) {
+	*e = conn.Event{Time: at, Type: conn.EventFail, Direction: conn.Outbound, Error: syscall.Errno(o.Error)}
+	fillOwned(&e.Conn, o, owner)
+}
+
+// fillClose makes e the close event of record c, whose entry is s, nil if it has none.
+func (t *table) fillClose(c *wireClose, s *socket, owner *conn.Process, at time.Time, e *conn.Event) {
+	*e = conn.Event{Time: at, Type: conn.EventClose}
+	if s != nil && owner == nil {
+		owner = s.owner
+	}
+	fillOwned(&e.Conn, &c.Owned, owner)
+	role := bpf.TrackerRole(c.Owned.Owner.Role)
+	e.Direction = directionOf(role)
+	established := c.Established
 	if s != nil {
-		if owner == nil {
-			owner = s.owner
-		}
-		if direction == 0 {
-			direction = s.direction
+		if e.Direction == 0 {
+			e.Direction = s.direction
 		}
 		if established == 0 {
 			established = s.established
 		}
-		if !row.Known.Has(conn.KnownInode) {
-			row.Inode = s.row.Inode
-			row.Known |= s.row.Known & conn.KnownInode
+		if !e.Known.Has(conn.KnownInode) {
+			e.Inode = s.row.Inode
+			e.Known |= s.row.Known & conn.KnownInode
 		}
-		if fd < 0 {
-			fd = s.ownerFD
+		if owner != nil && e.FD < 0 {
+			e.FD = s.ownerFD
 		}
 	}
-	*e = conn.Event{Time: at, Type: conn.EventClose, Conn: owned(row, owner, fd), Direction: direction}
-	if conn.Status(r.header.Oldstate) == conn.StatusListen {
+	old := conn.Status(c.Owned.Socket.Header.Oldstate)
+	if old == conn.StatusListen {
 		return
 	}
-	c := &conn.Close{
+	if len(t.closings) == 0 {
+		t.closings = make([]conn.Close, 64)
+	}
+	e.Close, t.closings = &t.closings[0], t.closings[1:]
+	*e.Close = conn.Close{
 		Duration:      -1,
-		BytesSent:     r.closing.BytesSent,
-		BytesReceived: r.closing.BytesReceived,
-		Retransmits:   r.closing.Retransmits,
+		BytesSent:     c.BytesSent,
+		BytesReceived: c.BytesReceived,
+		Retransmits:   c.Retransmits,
 		RTT:           -1,
-		Reason:        closeReason(conn.Status(r.header.Oldstate), syscall.Errno(r.socket.Error)),
+		Unaccepted:    role == bpf.TrackerRoleROLE_CHILD,
 	}
+	e.Close.Reason, e.Close.By = closeReason(old, syscall.Errno(c.Owned.Error))
 	if established != 0 {
-		c.Duration = time.Duration(r.header.Time - established)
+		e.Close.Duration = time.Duration(c.Owned.Socket.Header.Time - established)
 	}
-	if r.closing.SrttUs != 0 {
-		c.RTT = time.Duration(r.closing.SrttUs) * time.Microsecond
+	if c.SrttUs != 0 {
+		e.Close.RTT = time.Duration(c.SrttUs) * time.Microsecond
 	}
-	e.Close = c
 }
 
 func directionOf(role bpf.TrackerRole) conn.Direction {
@@ -231,23 +278,27 @@ func directionOf(role bpf.TrackerRole) conn.Direction {
 }
 
 // closeReason says how a connection ended that went from state old to CLOSE with
-// the error err (sock.sk_err).
-func closeReason(old conn.Status, err syscall.Errno) conn.Reason {
+// the error err (sock.sk_err), and which side began it.
+func closeReason(old conn.Status, err syscall.Errno) (conn.Reason, conn.Side) {
 	switch err {
 	case 0:
 	case syscall.ETIMEDOUT, syscall.EHOSTUNREACH, syscall.ENETUNREACH: // tcp_write_err()
-		return conn.ReasonTimeout
+		return conn.ReasonTimeout, 0
 	case syscall.ECONNREFUSED:
-		return conn.ReasonRefused
-	default: // ECONNRESET and EPIPE: tcp_reset(); ECONNABORTED: tcp_abort()
-		return conn.ReasonReset
+		return conn.ReasonRefused, conn.Remote
+	case syscall.ECONNABORTED: // tcp_abort(): ss -K
+		return conn.ReasonReset, conn.Local
+	default: // ECONNRESET and EPIPE: tcp_reset()
+		return conn.ReasonReset, conn.Remote
 	}
 	switch old {
-	case conn.StatusFinWait2, conn.StatusClosing, conn.StatusLastAck, conn.StatusTimeWait:
-		return conn.ReasonFin
+	case conn.StatusFinWait2, conn.StatusClosing, conn.StatusTimeWait:
+		return conn.ReasonFin, conn.Local
+	case conn.StatusLastAck: // by way of CLOSE_WAIT
+		return conn.ReasonFin, conn.Remote
 	}
 	// Aborted on this side: unread data, SO_LINGER of 0, or an orphan that was given up.
-	return conn.ReasonReset
+	return conn.ReasonReset, conn.Local
 }
 
 // beginScan tells the table that a scan is about to start, and returns its clock.
@@ -272,6 +323,7 @@ func (t *table) merge(snap *fallback.Snapshot, start uint64, at time.Time, repai
 	seen := make(map[uint64]bool, len(snap.Conns))
 	listeners := make(map[listener]bool)
 	var added []*socket
+	var gone []uint64
 	t.transient = t.transient[:0]
 	for _, c := range snap.Conns {
 		if c.Status == conn.StatusListen {
@@ -288,11 +340,12 @@ func (t *table) merge(snap *fallback.Snapshot, start uint64, at time.Time, repai
 		case s != nil:
 			s.merge(&c, start)
 		default:
-			s = &socket{row: c, owner: c.Process, ownerFD: c.FD}
+			s = t.add(c.Cookie)
+			s.row, s.owner, s.ownerFD = c, c.Process, c.FD
+			s.direction, s.established, s.changed = 0, 0, 0
 			if status, ok := t.early[c.Cookie]; ok {
 				s.row.Status = status
 			}
-			t.sockets[c.Cookie] = s
 			added = append(added, s)
 		}
 	}
@@ -308,13 +361,17 @@ func (t *table) merge(snap *fallback.Snapshot, start uint64, at time.Time, repai
 	}
 	for cookie, s := range t.sockets {
 		if !seen[cookie] && s.changed <= start && slices.Contains(snap.Namespaces, s.row.NetNS) {
-			delete(t.sockets, cookie)
 			s.fill(&e, conn.EventClose, at)
 			e.Conn.Status = conn.StatusClose
 			e.Reconciled = true
 			repaired(&e)
+			gone = append(gone, cookie)
 		}
 	}
+	for _, cookie := range gone {
+		t.remove(cookie)
+	}
+	t.holders.merge(snap, start)
 }
 
 // merge takes from the row c of a scan what no event tells; and all of it, if the
@@ -354,9 +411,10 @@ func inferDirection(c *conn.Conn, listeners map[listener]bool) conn.Direction {
 
 // appendRows appends the rows of kind in the namespace netns, as psutil shows them.
 func (t *table) appendRows(dst []conn.Conn, kind conn.Kind, netns uint32) []conn.Conn {
-	for _, s := range t.sockets {
+	for s := range t.slab.all {
 		if s.row.NetNS == netns && kind.Has(s.row.Kind()) {
 			dst = append(dst, s.row)
+			t.show(&dst[len(dst)-1])
 		}
 	}
 	for i := range t.transient {
@@ -385,6 +443,9 @@ func (t *table) seeds(at time.Time) []conn.Event {
 	events := make([]conn.Event, len(sockets))
 	for i, s := range sockets {
 		s.fill(&events[i], conn.EventSeed, at)
+		if status, _, ok := t.states.of(s.row.Cookie); ok {
+			events[i].Status = status
+		}
 	}
 	return events
 }

@@ -13,15 +13,34 @@ import (
 type (
 	wireHeader = bpf.TrackerHeader
 	wireSocket = bpf.TrackerSocketEvent
+	wireOwned  = bpf.TrackerOwnedEvent
 	wireClose  = bpf.TrackerCloseEvent
+	wireTask   = bpf.TrackerTaskEvent
 )
 
-// A record is one that has been checked for its length: socket is set for every
-// type but EVENT_STATE, and closing for EVENT_CLOSE.
+// A record is one that has been checked for its length. Its type says what is set
+// beside header; what is set includes what is above it.
 type record struct {
 	header  *wireHeader
 	socket  *wireSocket
+	owned   *wireOwned
 	closing *wireClose
+	task    *wireTask
+}
+
+// recordSizes are the sizes of records by type; 0 is no type.
+var recordSizes = [...]uintptr{
+	bpf.TrackerEventTypeEVENT_LISTEN:    unsafe.Sizeof(wireOwned{}),
+	bpf.TrackerEventTypeEVENT_CONNECT:   unsafe.Sizeof(wireOwned{}),
+	bpf.TrackerEventTypeEVENT_CHILD:     unsafe.Sizeof(wireSocket{}),
+	bpf.TrackerEventTypeEVENT_ACCEPT:    unsafe.Sizeof(wireOwned{}),
+	bpf.TrackerEventTypeEVENT_FAIL:      unsafe.Sizeof(wireOwned{}),
+	bpf.TrackerEventTypeEVENT_FAIL_CALL: unsafe.Sizeof(wireOwned{}),
+	bpf.TrackerEventTypeEVENT_STATE:     unsafe.Sizeof(wireHeader{}),
+	bpf.TrackerEventTypeEVENT_CLOSE:     unsafe.Sizeof(wireClose{}),
+	bpf.TrackerEventTypeEVENT_FORK:      unsafe.Sizeof(wireTask{}),
+	bpf.TrackerEventTypeEVENT_EXEC:      unsafe.Sizeof(wireTask{}),
+	bpf.TrackerEventTypeEVENT_EXIT:      unsafe.Sizeof(wireTask{}),
 }
 
 // decode checks a record of the ring buffer. What it returns points into raw,
@@ -31,55 +50,45 @@ func decode(raw []byte) (r record, err error) {
 		return r, fmt.Errorf("ring buffer: record of %d bytes is too short for a header", len(raw))
 	}
 	p := unsafe.Pointer(unsafe.SliceData(raw))
-	header := (*wireHeader)(p)
-	var size uintptr
-	switch bpf.TrackerEventType(header.Type) {
+	r.header = (*wireHeader)(p)
+	if int(r.header.Type) >= len(recordSizes) || recordSizes[r.header.Type] == 0 {
+		return r, fmt.Errorf("ring buffer: record of unknown type %d", r.header.Type)
+	}
+	if size := recordSizes[r.header.Type]; uintptr(len(raw)) != size {
+		return r, fmt.Errorf("ring buffer: record of type %d has %d bytes, not %d", r.header.Type, len(raw), size)
+	}
+	switch bpf.TrackerEventType(r.header.Type) {
 	case bpf.TrackerEventTypeEVENT_STATE:
-		size = unsafe.Sizeof(wireHeader{})
-	case bpf.TrackerEventTypeEVENT_CLOSE:
-		size = unsafe.Sizeof(wireClose{})
-	case bpf.TrackerEventTypeEVENT_LISTEN, bpf.TrackerEventTypeEVENT_CONNECT, bpf.TrackerEventTypeEVENT_CHILD,
-		bpf.TrackerEventTypeEVENT_ACCEPT, bpf.TrackerEventTypeEVENT_FAIL:
-		size = unsafe.Sizeof(wireSocket{})
-	default:
-		return r, fmt.Errorf("ring buffer: record of unknown type %d", header.Type)
-	}
-	if uintptr(len(raw)) != size {
-		return r, fmt.Errorf("ring buffer: record of type %d has %d bytes, not %d", header.Type, len(raw), size)
-	}
-	r.header = header
-	if size >= unsafe.Sizeof(wireSocket{}) {
+	case bpf.TrackerEventTypeEVENT_FORK, bpf.TrackerEventTypeEVENT_EXEC, bpf.TrackerEventTypeEVENT_EXIT:
+		r.task = (*wireTask)(p)
+	case bpf.TrackerEventTypeEVENT_CHILD:
 		r.socket = (*wireSocket)(p)
-	}
-	if size >= unsafe.Sizeof(wireClose{}) {
+	case bpf.TrackerEventTypeEVENT_CLOSE:
 		r.closing = (*wireClose)(p)
+		fallthrough
+	default:
+		r.owned = (*wireOwned)(p)
+		r.socket = (*wireSocket)(p)
 	}
 	return r, nil
 }
 
-// row returns the socket of a record as a row without a holder.
-func (r record) row() conn.Conn {
-	s := r.socket
-	c := conn.Conn{
-		FD:     s.Fd,
+// fillSocket makes c the socket of s, without a holder.
+func fillSocket(c *conn.Conn, s *wireSocket) {
+	*c = conn.Conn{
+		FD:     -1,
+		Family: conn.Family(s.Header.Family),
 		Type:   conn.Stream,
-		Status: conn.Status(r.header.Newstate),
+		Status: conn.Status(s.Header.Newstate),
 		Known:  conn.KnownUID | conn.KnownNetNS,
 		UID:    s.Uid,
-		NetNS:  r.header.Netns,
-		Inode:  s.Inode,
-		Cookie: r.header.Cookie,
+		NetNS:  s.Header.Netns,
+		Cookie: s.Header.Cookie,
 	}
-	if c.Cookie != 0 { // a child that was accepted before it was established has none
+	if c.Cookie != 0 { // a socket that fails to connect may have none
 		c.Known |= conn.KnownCookie
 	}
-	// A child has no inode before it is accepted. Anywhere else 0 means that there is none
-	// yet, as in inet_csk_accept(), or no more.
-	if s.Inode != 0 || bpf.TrackerEventType(r.header.Type) == bpf.TrackerEventTypeEVENT_CHILD {
-		c.Known |= conn.KnownInode
-	}
-	if conn.Family(r.header.Family) == conn.Inet {
-		c.Family = conn.Inet
+	if c.Family == conn.Inet {
 		c.Laddr = conn.AddrIPv4([4]byte(s.Laddr[:4]), s.Lport)
 		c.Raddr = conn.AddrIPv4([4]byte(s.Raddr[:4]), s.Rport)
 	} else {
@@ -87,5 +96,16 @@ func (r record) row() conn.Conn {
 		c.Laddr = conn.AddrIPv6(s.Laddr, s.Lport)
 		c.Raddr = conn.AddrIPv6(s.Raddr, s.Rport)
 	}
-	return c
+}
+
+// fillOwned makes c the socket of o, held by owner, nil if it is unknown.
+func fillOwned(c *conn.Conn, o *wireOwned, owner *conn.Process) {
+	fillSocket(c, &o.Socket)
+	// 0 means that there is none yet, as in inet_csk_accept(), or none any more.
+	if c.Inode = o.Inode; o.Inode != 0 {
+		c.Known |= conn.KnownInode
+	}
+	if owner != nil {
+		c.FD, c.PID, c.Process = o.Fd, owner.PID, owner
+	}
 }

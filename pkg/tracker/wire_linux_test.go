@@ -7,7 +7,6 @@ import (
 	"testing"
 	"unsafe"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/conntrace/conntrace/bpf"
@@ -24,6 +23,9 @@ func TestWireLayout(t *testing.T) {
 	for name, typ := range map[string]reflect.Type{
 		"header":       reflect.TypeFor[wireHeader](),
 		"socket_event": reflect.TypeFor[wireSocket](),
+		"owned_event":  reflect.TypeFor[wireOwned](),
+		"task_event":   reflect.TypeFor[wireTask](),
+		"process":      reflect.TypeFor[bpf.TrackerProcess](),
 		"close_event":  reflect.TypeFor[wireClose](),
 		"account":      reflect.TypeFor[bpf.TrackerAccount](),
 	} {
@@ -74,9 +76,6 @@ func TestAccounts(t *testing.T) {
 	if got, want := spec.Variables[bpf.TrackerVarAccounts].Size(), uint32(unsafe.Sizeof(accounts{})); got != want {
 		t.Errorf("accounts has %d bytes in C, %d in Go", got, want)
 	}
-	if spec.Maps[bpf.TrackerMapOwners].Type != ebpf.SkStorage {
-		t.Error("owners do not live in sockets")
-	}
 }
 
 // aligned returns a copy of b that lies where the kernel would put a record.
@@ -94,7 +93,7 @@ func bytesOf[T any](v *T) []byte {
 
 func TestDecodeErrors(t *testing.T) {
 	socket := wireSocket{}
-	socket.Header.Type = uint8(bpf.TrackerEventTypeEVENT_CONNECT)
+	socket.Header.Type = uint8(bpf.TrackerEventTypeEVENT_CHILD)
 	good := bytesOf(&socket)
 	if _, err := decode(good); err != nil {
 		t.Error(err)
@@ -111,13 +110,11 @@ func TestDecodeErrors(t *testing.T) {
 // FuzzApply feeds the table with arbitrary records: it must neither panic nor hold
 // what it was not told of.
 func FuzzApply(f *testing.F) {
-	for kind := range uint8(9) {
+	for kind := range uint8(len(recordSizes)) {
 		c := wireClose{}
-		c.Socket.Header.Type = kind
-		c.Socket.Header.Cookie = uint64(kind)
-		f.Add(bytesOf(&c))
-		f.Add(bytesOf(&c.Socket))
-		f.Add(bytesOf(&c.Socket.Header))
+		c.Owned.Socket.Header.Type = kind
+		c.Owned.Socket.Header.Cookie = uint64(kind)
+		f.Add(bytesOf(&c)[:recordSizes[kind]])
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		tab := newTable()
@@ -142,13 +139,13 @@ func FuzzApply(f *testing.F) {
 // BenchmarkApply measures what a connection costs in user space: its connect and
 // its close, from the ring buffer's memory to the event.
 func BenchmarkApply(b *testing.B) {
-	var connect wireSocket
-	connect.Header.Type = uint8(bpf.TrackerEventTypeEVENT_CONNECT)
-	connect.Header.Newstate = uint8(conn.StatusEstablished)
-	connect.Header.Family = uint8(conn.Inet)
-	connect.Lport, connect.Rport = 1, 2
-	closing := wireClose{Socket: connect}
-	closing.Socket.Header.Type = uint8(bpf.TrackerEventTypeEVENT_CLOSE)
+	var connect wireOwned
+	connect.Socket.Header.Type = uint8(bpf.TrackerEventTypeEVENT_CONNECT)
+	connect.Socket.Header.Newstate = uint8(conn.StatusEstablished)
+	connect.Socket.Header.Family = uint8(conn.Inet)
+	connect.Socket.Lport, connect.Socket.Rport = 1, 2
+	closing := wireClose{Owned: connect}
+	closing.Owned.Socket.Header.Type = uint8(bpf.TrackerEventTypeEVENT_CLOSE)
 	records := [][]byte{bytesOf(&connect), bytesOf(&closing)}
 	cookie := func(raw []byte) *uint64 { return (*uint64)(unsafe.Pointer(&raw[unsafe.Offsetof(wireHeader{}.Cookie)])) }
 
