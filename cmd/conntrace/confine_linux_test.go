@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strings"
 	"syscall"
 	"testing"
 	"unsafe"
@@ -48,9 +47,9 @@ func confined(t *testing.T, c confinement, cmd *exec.Cmd) *exec.Cmd {
 	return cmd
 }
 
-// confine enters the confinement that the environment tells of, and starts the
-// test binary again in it. Without one it does nothing.
-func confine() {
+// init enters the confinement that the environment tells of, and starts the test
+// binary again in it. Without one it does nothing.
+func init() {
 	text, ok := os.LookupEnv(confineEnv)
 	if !ok {
 		return
@@ -66,8 +65,8 @@ func confine() {
 	}
 }
 
-// enter is called by the main goroutine before any other: what belongs to a thread
-// is that of the one that calls execve(2).
+// enter is called in the main thread: what belongs to a thread becomes the
+// process's when that calls execve(2).
 func (c *confinement) enter() error {
 	self, err := os.Open("/proc/self/exe") // whose folder may be closed to nobody
 	if err != nil {
@@ -181,26 +180,4 @@ func execveat(fd int, argv, env []string) error {
 	_, _, errno := unix.RawSyscall6(unix.SYS_EXECVEAT, uintptr(fd), uintptr(unsafe.Pointer(empty)),
 		uintptr(unsafe.Pointer(&argvp[0])), uintptr(unsafe.Pointer(&envp[0])), unix.AT_EMPTY_PATH, 0)
 	return errno
-}
-
-// effective returns the effective capabilities of each thread of a process.
-func effective(t *testing.T, pid int) map[string]bool {
-	t.Helper()
-	sets := make(map[string]bool)
-	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, task := range tasks {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/status", pid, task.Name()))
-		if err != nil {
-			continue // it has ended
-		}
-		for line := range strings.Lines(string(b)) {
-			if set, ok := strings.CutPrefix(line, "CapEff:\t"); ok {
-				sets[strings.TrimSpace(set)] = true
-			}
-		}
-	}
-	return sets
 }

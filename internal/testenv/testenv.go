@@ -6,9 +6,12 @@
 package testenv
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"testing"
+
+	"github.com/conntrace/conntrace/internal/sysinfo"
 )
 
 // Root skips the test unless it runs as root.
@@ -16,6 +19,15 @@ func Root(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		Missing(t, "root")
+	}
+}
+
+// Linux skips the test if the kernel is older than major.minor, from which on it has
+// what.
+func Linux(t testing.TB, major, minor int, what string) {
+	t.Helper()
+	if sysinfo.Read().Before(major, minor) {
+		Missing(t, fmt.Sprintf("Linux %d.%d: %s", major, minor, what))
 	}
 }
 
