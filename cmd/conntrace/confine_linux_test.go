@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -92,8 +93,8 @@ func (c *confinement) enter() error {
 		}
 	}
 	if c.Tracefs {
-		if err := mount("tracefs", "/sys/kernel/tracing", "tracefs", 0); err != nil {
-			return err
+		if err := mount("tracefs", "/sys/kernel/tracing", "tracefs", 0); err != nil && !errors.Is(err, unix.EBUSY) {
+			return err // but for EBUSY: it is mounted there
 		}
 	}
 	if err := c.limit(); err != nil {

@@ -90,6 +90,9 @@ func TestRefusals(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			if testenv.OldKernel() && tt.source != netlink {
+				tt.source, tt.reason = netlink, []string{"this kernel is too old for it: Linux 5.12 or later is needed"}
+			}
 			source := doctor(t, tt.confinement, tt.reason)
 			if source != tt.source && (tt.source != either || source != ebpf && source != netlink) {
 				t.Errorf("source %s, want %s", source, tt.source)
@@ -163,9 +166,25 @@ func listsSocket(t *testing.T, c confinement, owner bool) {
 	}
 }
 
+// TestOldKernel: where the programs cannot be loaded, each command says why, and what
+// is asked for by name fails.
+func TestOldKernel(t *testing.T) {
+	testenv.Root(t)
+	if !testenv.OldKernel() {
+		t.Skip("this kernel is new enough")
+	}
+	for _, args := range [][]string{{"watch"}, {"list"}, {"list", "--kind", "unix"}, {"doctor"}} {
+		r := conntrace(t, append(args, "--backend", "ebpf")...)
+		if r.status != exitFailed || !strings.Contains(r.stderr, "Linux 5.12 or later is needed") || strings.Count(r.stderr, "\n") != 1 {
+			t.Errorf("%v --backend ebpf: %+v", args, r)
+		}
+	}
+}
+
 // TestContainer: in a container with PID and network namespaces of its own and a
 // /proc that cannot be written, events are seen, and what their PIDs are is said.
 func TestContainer(t *testing.T) {
+	testenv.EBPF(t)
 	c := confinement{ReadOnly: true, Namespaces: unix.CLONE_NEWPID | unix.CLONE_NEWNET}
 	r := finish(t, confined(t, c, command(t, "doctor")))
 	if r.status != exitOK || !strings.Contains(r.stdout, "Source in use: ebpf\n") ||

@@ -169,7 +169,7 @@ func TestWatchClosedPipe(t *testing.T) {
 
 // TestWatchConnection follows a connection from its listener to its end.
 func TestWatchConnection(t *testing.T) {
-	testenv.Root(t)
+	testenv.EBPF(t)
 	w := watch(t, "--format", "json", "--backend", "ebpf", "--pid", self)
 	anchor := listen(t, "tcp", "127.0.0.1:0")
 	w.next(t, inetAddr(anchor.Addr())) // it has begun
@@ -202,7 +202,7 @@ func TestWatchConnection(t *testing.T) {
 }
 
 func TestWatchFail(t *testing.T) {
-	testenv.Root(t)
+	testenv.EBPF(t)
 	l := listen(t, "tcp", "127.0.0.1:0")
 	w := watch(t, "--format", "json", "--backend", "ebpf", "--port", inetPort(l), "--event", "seed,fail", "--count", "2")
 	w.next(t, inetAddr(l.Addr())) // it has begun

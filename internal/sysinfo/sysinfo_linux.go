@@ -1,6 +1,8 @@
 package sysinfo
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"runtime"
 
@@ -25,13 +27,17 @@ func Read() Info {
 	_, err := os.Stat("/sys/kernel/btf/vmlinux")
 	pids, _ := os.Readlink("/proc/self/ns/pid")
 	users, _ := os.Readlink("/proc/self/ns/user")
+	tracefs := parseTracefs(read("/proc/self/mounts"))
+	if _, err := os.Stat(tracefs + "/events"); errors.Is(err, fs.ErrNotExist) {
+		tracefs = "" // something else is mounted over it
+	}
 	status := parseStatus(read("/proc/self/status"))
 	info.Linux = &Linux{
 		UID:             os.Geteuid(),
 		BTF:             err == nil,
 		Lockdown:        parseLockdown(read("/sys/kernel/security/lockdown")),
 		UnprivilegedBPF: parseUnprivilegedBPF(read("/proc/sys/kernel/unprivileged_bpf_disabled")),
-		Tracefs:         parseTracefs(read("/proc/self/mounts")),
+		Tracefs:         tracefs,
 		Seccomp:         status.seccomp,
 		HostPIDs:        pids == hostPIDNamespace,
 		HostUsers:       users == hostUserNamespace,

@@ -6,7 +6,6 @@
 package testenv
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"testing"
@@ -22,14 +21,18 @@ func Root(t testing.TB) {
 	}
 }
 
-// Linux skips the test if the kernel is older than major.minor, from which on it has
-// what.
-func Linux(t testing.TB, major, minor int, what string) {
+// EBPF skips the test where the live tracker cannot be fed by BPF: for want of root,
+// or on a kernel that is older than what the programs need.
+func EBPF(t testing.TB) {
 	t.Helper()
-	if sysinfo.Read().Before(major, minor) {
-		Missing(t, fmt.Sprintf("Linux %d.%d: %s", major, minor, what))
+	Root(t)
+	if OldKernel() {
+		Missing(t, "Linux 5.12, for BPF's atomic operations and socket cookies in tracing programs")
 	}
 }
+
+// OldKernel reports whether the kernel is too old for the BPF programs.
+func OldKernel() bool { return sysinfo.Read().Before(5, 12) }
 
 // Psutil returns a Python interpreter that has psutil, or skips the test. The
 // system's own interpreter comes first: it is the one that the distribution's

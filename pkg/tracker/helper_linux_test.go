@@ -248,7 +248,7 @@ func (p *process) stop() {
 // open opens a tracker that must be fed by BPF, for the length of the test.
 func open(t *testing.T, cfg tracker.Config) *tracker.Tracker {
 	t.Helper()
-	testenv.Root(t)
+	testenv.EBPF(t)
 	cfg.Source = tracker.SourceEBPF
 	tr, err := tracker.Open(t.Context(), cfg)
 	if err != nil {

@@ -3,6 +3,7 @@ package tracker
 import (
 	"errors"
 	"io/fs"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -27,7 +28,7 @@ func remedy(err error, sys sysinfo.Info) string {
 	var verifier *ebpf.VerifierError
 	switch {
 	case errors.As(err, &verifier): // which may be EACCES, but not for want of a privilege
-		return verifierRemedy(verifier, linux)
+		return verifierRemedy(verifier, sys)
 	case errors.Is(err, fallback.ErrNoSockDiag):
 		return "load its modules: modprobe -a tcp_diag udp_diag unix_diag"
 	case errors.Is(err, tracepoint.ErrNotMounted):
@@ -69,14 +70,14 @@ func permissionRemedy(linux *sysinfo.Linux) string {
 }
 
 // verifierRemedy returns what would mend a program that the verifier refuses.
-func verifierRemedy(err *ebpf.VerifierError, linux *sysinfo.Linux) string {
-	log := strings.Join(err.Log, "\n")
-	unknown := strings.Contains(log, "unknown func") || strings.Contains(log, "cannot use helper")
+func verifierRemedy(err *ebpf.VerifierError, sys sysinfo.Info) string {
+	isProbeRead := func(line string) bool { return strings.Contains(line, "bpf_probe_read") }
 	switch {
-	case unknown && strings.Contains(log, "bpf_probe_read") && linux.Lockdown == "confidentiality":
+	// bpf_get_socket_cookie() in tracing programs, atomic operations with a result.
+	case sys.Before(5, 12):
+		return "this kernel is too old for it: Linux 5.12 or later is needed"
+	case sys.Linux.Lockdown == "confidentiality" && slices.ContainsFunc(err.Log, isProbeRead):
 		return "kernel lockdown (confidentiality) keeps BPF from reading the kernel's memory: boot with lockdown=integrity or none"
-	case unknown, strings.Contains(log, "invalid func unknown"): // a helper; a relocation that found nothing
-		return "this kernel is too old for it: Linux 5.11 or later is needed"
 	}
 	return "this kernel's verifier refuses the program: please report it with this message"
 }
