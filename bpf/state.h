@@ -4,6 +4,24 @@
 
 #include "connect.h"
 
+/* Set by the loader: the number of shutdown(2). */
+const volatile u32 shutdown_number = 0;
+
+/*
+ * Whether no process holds the socket any more. Where a task ends the sending side,
+ * it is about to become an orphan unless the call is shutdown(2): tcp_close() calls
+ * sock_orphan() later.
+ */
+static __always_inline bool state_orphan(struct sock *sk, int newstate)
+{
+	struct arguments a;
+
+	if (sk->__sk_common.skc_flags & (1 << SOCK_DEAD))
+		return true;
+	return (newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK) && sk->sk_shutdown == SHUTDOWN_MASK &&
+	       arguments_get(&a) && a.number != shutdown_number;
+}
+
 /*
  * Notes the state of a socket where the tracker finds it when it is asked. False
  * if another socket has the place: only sockets that differ in their cookies by a
@@ -214,7 +232,7 @@ static __always_inline void state_change(struct sock *sk, u64 cookie, int oldsta
 	case TCP_SYN_RECV:
 		break;
 	default:
-		if (!state_note(cookie, newstate, sk->__sk_common.skc_flags & (1 << SOCK_DEAD)) && !tell_states)
+		if (!state_note(cookie, newstate, state_orphan(sk, newstate)) && !tell_states)
 			state_event(sk, cookie, oldstate, newstate);
 	}
 }

@@ -144,6 +144,7 @@ const (
 	TrackerVarHeaderBtf              = "header_btf"
 	TrackerVarOwnedEventBtf          = "owned_event_btf"
 	TrackerVarRoleBtf                = "role_btf"
+	TrackerVarShutdownNumber         = "shutdown_number"
 	TrackerVarSocketEventBtf         = "socket_event_btf"
 	TrackerVarStatesMask             = "states_mask"
 	TrackerVarTaskEventBtf           = "task_event_btf"
@@ -230,6 +231,7 @@ type TrackerVariableSpecs struct {
 	HeaderBtf      *ebpf.VariableSpec `ebpf:"header_btf"`
 	OwnedEventBtf  *ebpf.VariableSpec `ebpf:"owned_event_btf"`
 	RoleBtf        *ebpf.VariableSpec `ebpf:"role_btf"`
+	ShutdownNumber *ebpf.VariableSpec `ebpf:"shutdown_number"`
 	SocketEventBtf *ebpf.VariableSpec `ebpf:"socket_event_btf"`
 	StatesMask     *ebpf.VariableSpec `ebpf:"states_mask"`
 	TaskEventBtf   *ebpf.VariableSpec `ebpf:"task_event_btf"`
@@ -284,6 +286,7 @@ type TrackerVariables struct {
 	HeaderBtf      *ebpf.Variable `ebpf:"header_btf"`
 	OwnedEventBtf  *ebpf.Variable `ebpf:"owned_event_btf"`
 	RoleBtf        *ebpf.Variable `ebpf:"role_btf"`
+	ShutdownNumber *ebpf.Variable `ebpf:"shutdown_number"`
 	SocketEventBtf *ebpf.Variable `ebpf:"socket_event_btf"`
 	StatesMask     *ebpf.Variable `ebpf:"states_mask"`
 	TaskEventBtf   *ebpf.Variable `ebpf:"task_event_btf"`

@@ -30,10 +30,13 @@ const helperEnv = "CONNTRACE_TEST_HELPER"
 
 // A helper reads commands from r, a word each, and answers each with a line.
 var helpers = map[string]func(r *bufio.Scanner, w io.Writer) error{
-	"server": helperServer,
-	"client": helperClient,
-	"self":   helperSelf,
-	"worker": helperWorker,
+	"server":   helperServer,
+	"client":   helperClient,
+	"self":     helperSelf,
+	"worker":   helperWorker,
+	"connect":  helperConnect,
+	"holder":   helperHolder,
+	"fastopen": helperFastOpen,
 }
 
 func TestMain(m *testing.M) {

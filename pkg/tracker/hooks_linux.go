@@ -40,8 +40,9 @@ type tier struct {
 // stateTier sees every change of a state: the second program covers the first (see
 // bpf/maps.h), and must be attached after it.
 var stateTier = tier{
-	purpose:  "tcp states",
-	programs: []string{bpf.TrackerProgInetSockSetState, bpf.TrackerProgInetSockSetStateCover},
+	purpose:   "tcp states",
+	programs:  []string{bpf.TrackerProgInetSockSetState, bpf.TrackerProgInetSockSetStateCover},
+	variables: map[string]any{bpf.TrackerVarShutdownNumber: uint32(unix.SYS_SHUTDOWN)},
 }
 
 // taskTier sees processes come, change and go.

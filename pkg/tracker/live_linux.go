@@ -141,28 +141,31 @@ func (l *live) drain() {
 		return
 	}
 	l.wall = wallOffset()
-	n, err := l.ring.Drain(func(raw []byte) {
-		r, err := decode(raw)
-		if err != nil {
-			l.cfg.Logger.Error("dropped a record", "err", err)
-			return
-		}
-		var owner *conn.Process
-		if r.owned != nil && r.owned.Owner.Pid != 0 {
-			owner = l.processes.get(&r.owned.Owner)
-		}
-		if len(l.batch) == cap(l.batch) {
-			l.publish()
-		}
-		l.batch = l.batch[:len(l.batch)+1]
-		if !l.table.apply(r, owner, l.time(r.header.Time), &l.batch[len(l.batch)-1]) {
-			l.batch = l.batch[:len(l.batch)-1]
-		}
-	})
+	n, err := l.ring.Drain(l.apply)
 	l.publish()
 	l.account.Delivered += uint64(n)
 	if err != nil {
 		l.cfg.Logger.Error("cannot read the ring buffer", "err", err)
+	}
+}
+
+// apply brings a record into the table. mu is held.
+func (l *live) apply(raw []byte) {
+	r, err := decode(raw)
+	if err != nil {
+		l.cfg.Logger.Error("dropped a record", "err", err)
+		return
+	}
+	var owner *conn.Process
+	if r.owned != nil && r.owned.Owner.Pid != 0 {
+		owner = l.processes.get(&r.owned.Owner)
+	}
+	if len(l.batch) == cap(l.batch) {
+		l.publish()
+	}
+	l.batch = l.batch[:len(l.batch)+1]
+	if !l.table.apply(r, owner, l.time(r.header.Time), &l.batch[len(l.batch)-1]) {
+		l.batch = l.batch[:len(l.batch)-1]
 	}
 }
 

@@ -2,6 +2,7 @@ package tracker
 
 import (
 	"fmt"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/conntrace/conntrace/bpf"
+	"github.com/conntrace/conntrace/internal/procinfo"
 	"github.com/conntrace/conntrace/pkg/conn"
 )
 
@@ -136,32 +138,58 @@ func FuzzApply(f *testing.F) {
 	})
 }
 
-// BenchmarkApply measures what a connection costs in user space: its connect and
-// its close, from the ring buffer's memory to the event.
-func BenchmarkApply(b *testing.B) {
-	var connect wireOwned
-	connect.Socket.Header.Type = uint8(bpf.TrackerEventTypeEVENT_CONNECT)
-	connect.Socket.Header.Newstate = uint8(conn.StatusEstablished)
-	connect.Socket.Header.Family = uint8(conn.Inet)
-	connect.Socket.Lport, connect.Socket.Rport = 1, 2
-	closing := wireClose{Owned: connect}
-	closing.Owned.Socket.Header.Type = uint8(bpf.TrackerEventTypeEVENT_CLOSE)
-	records := [][]byte{bytesOf(&connect), bytesOf(&closing)}
-	cookie := func(raw []byte) *uint64 { return (*uint64)(unsafe.Pointer(&raw[unsafe.Offsetof(wireHeader{}.Cookie)])) }
-
-	tab := newTable()
-	owner := &conn.Process{PID: 1}
-	var e conn.Event
+// BenchmarkStream measures what a connection costs in user space, both of its ends:
+// from the ring buffer's memory through the table to a subscriber.
+func BenchmarkStream(b *testing.B) {
+	owner := bpf.TrackerProcess{Pid: uint32(os.Getpid())}
+	record := func(kind bpf.TrackerEventType, old, state conn.Status, end uint16) wireClose {
+		var c wireClose
+		c.Owned.Socket.Header.Type, c.Owned.Socket.Header.Family = uint8(kind), uint8(conn.Inet)
+		c.Owned.Socket.Header.Oldstate, c.Owned.Socket.Header.Newstate = uint8(old), uint8(state)
+		c.Owned.Socket.Lport, c.Owned.Socket.Rport = 1+end, 2-end
+		c.Owned.Owner = owner
+		return c
+	}
+	connect := record(bpf.TrackerEventTypeEVENT_CONNECT, conn.StatusSynSent, conn.StatusEstablished, 0)
+	child := record(bpf.TrackerEventTypeEVENT_CHILD, conn.StatusSynRecv, conn.StatusEstablished, 1)
+	accept := record(bpf.TrackerEventTypeEVENT_ACCEPT, conn.StatusEstablished, conn.StatusEstablished, 1)
+	close0 := record(bpf.TrackerEventTypeEVENT_CLOSE, conn.StatusFinWait2, conn.StatusClose, 0)
+	close1 := record(bpf.TrackerEventTypeEVENT_CLOSE, conn.StatusLastAck, conn.StatusClose, 1)
+	records := [][]byte{
+		bytesOf(&connect.Owned), bytesOf(&child.Owned.Socket), bytesOf(&accept.Owned), bytesOf(&close0), bytesOf(&close1),
+	}
+	reader, err := procinfo.New("/proc")
+	if err != nil {
+		b.Fatal(err)
+	}
+	h := newHub()
+	l := &live{table: newTable(), hub: h, processes: newProcessCache(reader), batch: make([]conn.Event, 0, batchSize)}
+	s, err := h.add(Filter{}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
 	b.ReportAllocs()
-	for n := uint64(1); b.Loop(); n++ {
-		for _, raw := range records {
-			*cookie(raw) = n
-			r, err := decode(raw)
-			if err != nil {
-				b.Fatal(err)
+	events := 0
+	for n := uint64(2); b.Loop(); n += 2 {
+		for i, raw := range records {
+			header := (*wireHeader)(unsafe.Pointer(&raw[0]))
+			header.Time, header.Cookie = n, n+uint64(i%2)
+			if i == 2 || i == 4 {
+				header.Cookie = n + 1
+			} else if i == 3 {
+				header.Cookie = n
 			}
-			tab.apply(r, owner, e.Time, &e)
+			l.apply(raw)
+		}
+		for n%batchSize == 0 {
+			if _, ok, _ := s.take(); !ok {
+				break
+			}
+			events++
 		}
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(2*b.N), "ns/event")
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(4*b.N), "ns/event")
+	if events == 0 && b.N > batchSize {
+		b.Error("no events")
+	}
 }

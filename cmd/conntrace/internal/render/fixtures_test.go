@@ -105,11 +105,11 @@ func events() []conn.Event {
 	es[7].Error = syscall.ECONNREFUSED
 	es[9].Close = &conn.Close{
 		Duration: 203 * time.Millisecond, BytesSent: 612, BytesReceived: 3_412_333,
-		RTT: 12_345 * time.Microsecond, Reason: conn.ReasonFin,
+		RTT: 12_345 * time.Microsecond, Reason: conn.ReasonFin, By: conn.Remote,
 	}
 	es[10].Close = &conn.Close{
 		Duration: 2000 * time.Second, BytesSent: 34_123_331, BytesReceived: 1111,
-		Retransmits: 3, RTT: -1, Reason: conn.ReasonReset,
+		Retransmits: 3, RTT: -1, Reason: conn.ReasonReset, By: conn.Local, Unaccepted: true,
 	}
 	es[11].Close = &conn.Close{Duration: -1, RTT: -1}
 	return es

@@ -47,7 +47,7 @@ func (j *JSON) AppendEvent(dst []byte, ev *conn.Event) []byte {
 
 	switch ev.Type {
 	case conn.EventClose:
-		dst = appendClose(dst, ev.Close)
+		dst = appendClose(dst, ev)
 	case conn.EventFail:
 		dst = appendString(dst, `,"error":`, errnoName(ev.Error))
 	case conn.EventGap:
@@ -59,7 +59,8 @@ func (j *JSON) AppendEvent(dst []byte, ev *conn.Event) []byte {
 	return append(dst, "}\n"...)
 }
 
-func appendClose(dst []byte, c *conn.Close) []byte {
+func appendClose(dst []byte, ev *conn.Event) []byte {
+	c := ev.Close
 	known := c != nil
 	if !known {
 		c = &conn.Close{Duration: -1, RTT: -1}
@@ -69,7 +70,13 @@ func appendClose(dst []byte, c *conn.Close) []byte {
 	dst = appendNumber(dst, `,"bytes_received":`, c.BytesReceived, known)
 	dst = appendNumber(dst, `,"retransmits":`, uint64(c.Retransmits), known)
 	dst = appendNumber(dst, `,"rtt_us":`, uint64(c.RTT.Microseconds()), c.RTT >= 0)
-	return appendName(dst, `,"reason":`, c.Reason.String(), c.Reason != 0)
+	dst = appendName(dst, `,"reason":`, c.Reason.String(), c.Reason != 0)
+	dst = appendName(dst, `,"closed_by":`, c.By.String(), c.By != 0)
+	dst = append(dst, `,"accepted":`...)
+	if !known || ev.Direction != conn.Inbound {
+		return append(dst, "null"...)
+	}
+	return strconv.AppendBool(dst, !c.Unaccepted)
 }
 
 // AppendConnJSON appends c as an object: psutil's seven fields first, then what

@@ -38,7 +38,7 @@ func TestEventKeys(t *testing.T) {
 		"inode", "cookie", "netns", "cgroup",
 	}
 	more := map[conn.EventType][]string{
-		conn.EventClose: {"duration_ns", "bytes_sent", "bytes_received", "retransmits", "rtt_us", "reason"},
+		conn.EventClose: {"duration_ns", "bytes_sent", "bytes_received", "retransmits", "rtt_us", "reason", "closed_by", "accepted"},
 		conn.EventFail:  {"error"},
 		conn.EventGap:   {"lost"},
 	}

@@ -188,6 +188,15 @@ func (t *Text) appendClose(dst []byte, c *conn.Close) []byte {
 	if c.Reason != 0 {
 		dst = append(dst, ' ')
 		dst = append(dst, c.Reason.String()...)
+		switch c.By {
+		case conn.Local:
+			dst = append(dst, " by us"...)
+		case conn.Remote:
+			dst = append(dst, " by peer"...)
+		}
+	}
+	if c.Unaccepted {
+		dst = append(dst, ", never accepted"...)
 	}
 	if c.Retransmits > 0 {
 		dst = append(dst, ", "...)
