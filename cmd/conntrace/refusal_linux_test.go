@@ -181,6 +181,29 @@ func TestOldKernel(t *testing.T) {
 	}
 }
 
+// TestLockdown: lockdown=integrity leaves everything working. Confidentiality keeps
+// BPF from reading memory, and whoever is refused therefore is told.
+func TestLockdown(t *testing.T) {
+	testenv.EBPF(t)
+	text, _ := os.ReadFile("/sys/kernel/security/lockdown")
+	switch {
+	case strings.Contains(string(text), "[integrity]"):
+		if source := doctor(t, confinement{}, nil); source != "ebpf" {
+			t.Errorf("source %s", source)
+		}
+	case strings.Contains(string(text), "[confidentiality]"):
+		const reason = "kernel lockdown (confidentiality) keeps BPF from reading the kernel's memory"
+		source := doctor(t, confinement{}, []string{reason})
+		seesConnection(t, confinement{}, source)
+		listsSocket(t, confinement{}, true)
+		if r := conntrace(t, "list", "--backend", "ebpf"); r.status != exitOK && !strings.Contains(r.stderr, reason) {
+			t.Errorf("list --backend ebpf: %+v", r)
+		}
+	default:
+		t.Skip("this kernel is not locked down")
+	}
+}
+
 // TestContainer: in a container with PID and network namespaces of its own and a
 // /proc that cannot be written, events are seen, and what their PIDs are is said.
 func TestContainer(t *testing.T) {

@@ -40,7 +40,7 @@ func remedy(err error, sys sysinfo.Info) string {
 	case isENOSYS(err):
 		return "this kernel was built without it"
 	case errors.Is(err, fs.ErrPermission):
-		return permissionRemedy(linux)
+		return permissionRemedy(sys)
 	case !linux.BTF:
 		return "the kernel must have BTF (CONFIG_DEBUG_INFO_BTF=y), readable as /sys/kernel/btf/vmlinux"
 	}
@@ -54,11 +54,14 @@ func isENOSYS(err error) bool {
 
 // permissionRemedy returns what may stand behind an EPERM. The first reason that
 // applies is the one to mend first.
-func permissionRemedy(linux *sysinfo.Linux) string {
+func permissionRemedy(sys sysinfo.Info) string {
+	linux := sys.Linux
 	missing := missingCapabilities(linux, bpfCapabilities...)
 	switch {
 	case len(missing) > 0:
 		return "run as root, or with " + strings.Join(missing, " and ")
+	case tooOld(sys):
+		return tooOldRemedy
 	case !linux.HostUsers: // bpf_capable() asks for those of the first one
 		return "capabilities in a user namespace do not count for BPF: run outside of it"
 	case linux.Seccomp == "filter":
@@ -69,13 +72,18 @@ func permissionRemedy(linux *sysinfo.Linux) string {
 	return "the kernel forbids it although the capabilities are there: a security module, or no BPF trampolines"
 }
 
+// tooOld reports whether the kernel lacks what the programs need: socket cookies in
+// tracing programs, and atomic operations that return a value.
+func tooOld(sys sysinfo.Info) bool { return sys.Before(5, 12) }
+
+const tooOldRemedy = "this kernel is too old for it: Linux 5.12 or later is needed"
+
 // verifierRemedy returns what would mend a program that the verifier refuses.
 func verifierRemedy(err *ebpf.VerifierError, sys sysinfo.Info) string {
 	isProbeRead := func(line string) bool { return strings.Contains(line, "bpf_probe_read") }
 	switch {
-	// bpf_get_socket_cookie() in tracing programs, atomic operations with a result.
-	case sys.Before(5, 12):
-		return "this kernel is too old for it: Linux 5.12 or later is needed"
+	case tooOld(sys):
+		return tooOldRemedy
 	case sys.Linux.Lockdown == "confidentiality" && slices.ContainsFunc(err.Log, isProbeRead):
 		return "kernel lockdown (confidentiality) keeps BPF from reading the kernel's memory: boot with lockdown=integrity or none"
 	}
