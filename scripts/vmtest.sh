@@ -24,7 +24,7 @@
 #                 of matrix, in a folder for each kernel
 #   -s FILE       of matrix: appends which tests were skipped, and why
 #   -A ARCH       amd64 or arm64; default: this machine's
-#   -t SECONDS    time limit for a VM (600);  -c N  CPUs (2);  -M MIB  memory (1024)
+#   -t SECONDS    time limit for a VM (900);  -c N  CPUs (2);  -M MIB  memory (1024)
 #   -v            shows the kernel's messages too
 #
 #   CGO_ENABLED=0 go test -c -o tracker.test ./pkg/tracker
@@ -44,7 +44,7 @@ set -euo pipefail
 repo=$(cd "$(dirname "$0")/.." && pwd)
 cache=${VMTEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/vmtest}
 host=$(dpkg --print-architecture)
-arch=$host cpus=2 memory=1024 limit=600 append='' outdir='' verbose=''
+arch=$host cpus=2 memory=1024 limit=900 append='' outdir='' verbose=''
 modules='tcp_diag udp_diag unix_diag mptcp_diag veth vxlan' must_have=''
 environment=() files=() skipped=/dev/null
 
@@ -279,48 +279,63 @@ packages=(pkg/tracker pkg/fallback cmd/conntrace internal/procinfo internal/ring
 # most of them because they load the programs again and again.
 leave_out='^(TestSubscriptionOrder|TestCompletion|TestHelp|TestWrongUse|TestWatch(Signals|Duration|IsDefault|ClosedPipe|DropsPrivileges))$'
 
-# matrix [KERNEL...] runs the tests on each kernel and prints what came of it.
+# matrix [KERNEL...] runs the tests on each kernel, and those of a locked down kernel on
+# one of them, and prints what came of it.
 matrix() {
-	local bin out p k status failed='' commands=() pids=() started=$SECONDS
+	local bin out package k mode status failed=0 all=() names=() pids=() started=$SECONDS
 	# shellcheck disable=SC2086 # a list
 	[ $# -gt 0 ] || set -- $kernels
 	bin=$(mktemp -d) out=${outdir:-$bin/out}
 	# shellcheck disable=SC2064 # as it is now
 	trap "jobs -rp | xargs -r kill; rm -rf '$bin'" EXIT
 	build "$arch" "$bin/conntrace" ./cmd/conntrace
-	commands=("$bin/conntrace" doctor)
-	for p in "${packages[@]}"; do
-		(cd "$repo" && GOOS=linux GOARCH=$arch CGO_ENABLED=0 go test -c -trimpath -o "$bin/${p##*/}.test" "./$p")
-		commands+=(-- "$bin/${p##*/}.test" -test.v=test2json -test.timeout="${limit}s" -test.skip="$leave_out")
+	for package in "${packages[@]}"; do
+		(cd "$repo" && GOOS=linux GOARCH=$arch CGO_ENABLED=0 go test -c -trimpath -o "$bin/${package##*/}.test" "./$package")
+		all+=(-- "$bin/${package##*/}.test" -test.v=test2json -test.timeout="${limit}s" -test.skip="$leave_out")
 	done
 	for k; do
-		while [ "$(jobs -rp | wc -l)" -ge 2 ]; do sleep 0.2; done
-		mkdir -p "$out/$k"
-		"$0" -A "$arch" -c "$cpus" -M "$memory" -t "$limit" -k "$append" ${must_have:+-m "$modules"} -o "$out/$k" "$k" -- "${commands[@]}" >"$out/$k/console.txt" 2>&1 &
-		pids+=($!)
+		launch "$k" "$append" "$k" "${all[@]}"
 	done
-	for k; do
+	for mode in integrity confidentiality; do
+		launch "$1, lockdown=$mode" "$append lockdown=$mode" "$1" \
+			-- "$bin/conntrace.test" -test.v=test2json -test.run '^TestLockdown$'
+	done
+	for k in "${!names[@]}"; do
 		status=0
-		wait "${pids[0]}" || status=$?
-		pids=("${pids[@]:1}")
-		report "$k" "$out/$k" "$status" || failed+=" $k"
+		wait "${pids[k]}" || status=$?
+		report "${names[k]}" "$out/${names[k]}" "$status" || failed=$((failed + 1))
 	done
-	[ -z "$failed" ] || die "failed on:$failed"
-	say "$# kernels in $((SECONDS - started)) s"
+	[ $failed = 0 ] || die "$failed of ${#names[@]} failed"
+	say "all ${#names[@]} passed in $((SECONDS - started)) s"
 }
 
-# report KERNEL DIR STATUS prints what the tests said.
+# launch NAME ARGS KERNEL -- COMMAND... starts a VM in the background, as soon as there
+# are less than two, and notes it in names and pids.
+launch() {
+	local name=$1 args=$2 kernel=$3
+	shift 3
+	while [ "$(jobs -rp | wc -l)" -ge 2 ]; do sleep 0.2; done
+	mkdir -p "$out/$name"
+	"$0" -A "$arch" -c "$cpus" -M "$memory" -t "$limit" -k "$args" ${must_have:+-m "$modules"} -o "$out/$name" \
+		"$kernel" -- "$bin/conntrace" doctor "$@" >"$out/$name/console.txt" 2>&1 &
+	names+=("$name") pids+=($!)
+}
+
+# report NAME DIR STATUS prints what the tests said.
 report() {
-	local n=1 p ok=1
-	echo "--- $1 $arch: $(awk '$1 == "kernel" { print $3 }' "$2/1.txt" 2>/dev/null), $(sed -n 's/^Source in use: //p' "$2/1.txt" 2>/dev/null)"
+	local file package ok=1
+	echo "--- $1 ($arch)"
 	if [ ! -e "$2/status" ]; then
 		tail -n 30 "$2/console.txt"
 		return 1
 	fi
-	for p in "${packages[@]}"; do
-		n=$((n + 1))
-		echo "$p"
-		go tool test2json -t -p "$p" <"$2/$n.txt" | python3 "$repo/scripts/test-report.py" "kernel $1 $arch" "$skipped" || ok=''
+	sed -n 's/^  kernel  */kernel: /p; /^Source in use/,/^$/p' "$2/1.txt"
+	for file in "$2"/[2-9].txt; do
+		package=${packages[$(basename "$file" .txt) - 2]}
+		[[ $1 != *lockdown* ]] || package=cmd/conntrace
+		echo "$package"
+		go tool test2json -t -p "$package" <"$file" |
+			python3 "$repo/scripts/test-report.py" "Linux $1 $arch" "$skipped" || ok=''
 	done
 	grep -a '^vmtest:' "$2/console.txt" | tail -n 1
 	[ -n "$ok" ] && [ "$3" = 0 ]
