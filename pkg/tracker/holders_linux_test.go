@@ -46,7 +46,8 @@ func helperHolder(r *bufio.Scanner, w io.Writer) error {
 			fmt.Fprintln(w, "reaped")
 		case "exec":
 			unix.CloseOnExec(3)
-			return syscall.Exec(os.Args[0], os.Args[:1], append(os.Environ(), helperEnv+"=idle"))
+			os.Setenv(helperEnv, "idle")
+			return syscall.Exec(os.Args[0], os.Args[:1], os.Environ())
 		}
 	}
 	return nil
