@@ -36,6 +36,7 @@ var helpers = map[string]func(r *bufio.Scanner, w io.Writer) error{
 	"worker":   helperWorker,
 	"connect":  helperConnect,
 	"holder":   helperHolder,
+	"idle":     helperIdle,
 	"fastopen": helperFastOpen,
 }
 

@@ -30,8 +30,12 @@ func helperHolder(r *bufio.Scanner, w io.Writer) error {
 	for r.Scan() {
 		switch r.Text() {
 		case "fork":
-			child = exec.Command("/bin/sleep", "1000")
+			child = exec.Command(os.Args[0])
+			child.Env = append(os.Environ(), helperEnv+"=idle")
 			child.ExtraFiles = []*os.File{os.NewFile(3, "socket")}
+			if _, err := child.StdinPipe(); err != nil {
+				return err
+			}
 			if err := child.Start(); err != nil {
 				return err
 			}
@@ -42,8 +46,16 @@ func helperHolder(r *bufio.Scanner, w io.Writer) error {
 			fmt.Fprintln(w, "reaped")
 		case "exec":
 			unix.CloseOnExec(3)
-			return syscall.Exec("/bin/cat", []string{"cat"}, os.Environ())
+			os.Setenv(helperEnv, "idle")
+			return syscall.Exec(os.Args[0], os.Args[:1], os.Environ())
 		}
+	}
+	return nil
+}
+
+// helperIdle does nothing until its stdin is closed.
+func helperIdle(r *bufio.Scanner, _ io.Writer) error {
+	for r.Scan() {
 	}
 	return nil
 }
