@@ -48,6 +48,9 @@ arch=$host cpus=2 memory=1024 limit=900 append='' outdir='' verbose=''
 modules='tcp_diag udp_diag unix_diag mptcp_diag veth vxlan' must_have=''
 environment=() files=() skipped=/dev/null
 
+trap 'exit 130' INT # and so the traps on EXIT are run
+trap 'exit 143' TERM
+
 say() { echo "vmtest: $*" >&2; }
 die() { say "$*" && exit 125; }
 
@@ -198,7 +201,7 @@ add_commands() {
 guest() {
 	local module file status=0 accelerator qemu cmdline cpu machine started=$SECONDS
 	work=$(mktemp -d) root=$work/root
-	trap 'rm -rf "$work"; [ -z "${vm-}" ] || kill "$vm" 2>/dev/null || true' EXIT
+	trap '[ -z "${vm-}" ] || kill "$vm" 2>/dev/null || true; rm -rf "$work"' EXIT
 	mkdir -p "$root/vmtest/commands" "$root/src"
 	fetch_kernel "$1"
 	shift
