@@ -23,8 +23,7 @@ type table struct {
 	sockets map[uint64]*socket // by cookie
 	free    []*socket          // entries to use again
 
-	// What the last scan saw of sockets that come and go without events: TIME_WAIT,
-	// and requests that are not established yet (SYN_RECV).
+	// What the last scan saw of sockets that come and go without events (isTransient).
 	transient []conn.Conn
 
 	clock    uint64                 // counts events
@@ -277,7 +276,7 @@ func (t *table) merge(snap *fallback.Snapshot, start uint64, at time.Time, repai
 		if c.Status == conn.StatusListen {
 			listeners[listener{c.NetNS, c.Laddr.Port()}] = true
 		}
-		if c.Status == conn.StatusTimeWait || c.Status == conn.StatusSynRecv && c.Inode == 0 {
+		if t.isTransient(&c) {
 			t.transient = append(t.transient, c)
 			continue
 		}
@@ -317,6 +316,21 @@ func (t *table) merge(snap *fallback.Snapshot, start uint64, at time.Time, repai
 	}
 }
 
+// isTransient reports whether c comes and goes without events: a request that is not
+// established yet, or what the kernel puts in the place of a connection that it has
+// closed (tcp_time_wait()), which shows in FIN_WAIT2 as long as the peer has not closed.
+func (t *table) isTransient(c *conn.Conn) bool {
+	switch c.Status {
+	case conn.StatusTimeWait:
+		return true
+	case conn.StatusSynRecv:
+		return c.Inode == 0
+	case conn.StatusFinWait2:
+		return c.Inode == 0 && t.sockets[c.Cookie] == nil // a connection without a process may still be one
+	}
+	return false
+}
+
 // merge takes from the row c of a scan what no event tells; and all of it, if the
 // last event came before the scan began.
 func (s *socket) merge(c *conn.Conn, start uint64) {
@@ -352,15 +366,16 @@ func inferDirection(c *conn.Conn, listeners map[listener]bool) conn.Direction {
 	return conn.Outbound
 }
 
-// appendRows appends the rows of kind in the namespace netns, as psutil shows them.
+// appendRows appends the rows of kind in the namespace netns, or in every one if it
+// is 0, as psutil shows them.
 func (t *table) appendRows(dst []conn.Conn, kind conn.Kind, netns uint32) []conn.Conn {
 	for _, s := range t.sockets {
-		if s.row.NetNS == netns && kind.Has(s.row.Kind()) {
+		if (netns == 0 || s.row.NetNS == netns) && kind.Has(s.row.Kind()) {
 			dst = append(dst, s.row)
 		}
 	}
 	for i := range t.transient {
-		if c := &t.transient[i]; c.NetNS == netns && kind.Has(c.Kind()) {
+		if c := &t.transient[i]; (netns == 0 || c.NetNS == netns) && kind.Has(c.Kind()) {
 			dst = append(dst, *c)
 		}
 	}
