@@ -19,9 +19,10 @@ type Event struct {
 	// it was found.
 	Reconciled bool
 
-	Error syscall.Errno // EventFail: why the attempt failed; 0: unknown
-	Lost  uint64        // EventGap: how many events were lost
-	Close *Close        // EventClose of a connection: how it went; nil: unknown
+	Error     syscall.Errno // EventFail: why the attempt failed; 0: unknown
+	Lost      uint64        // EventGap: how many events were lost
+	Close     *Close        // EventClose of a connection: how it went; nil: unknown
+	OldStatus Status        // EventState: the state before; that after is Status
 }
 
 // Close is what is known about a connection once it has ended.
@@ -46,14 +47,15 @@ const (
 	EventFail                         // an outbound connection could not be established
 	EventClose                        // a connection or a listener came to its end
 	EventGap                          // events were lost; Lost says how many
+	EventState                        // a socket went from one TCP state to another; only for those who ask for it
 )
 
-var eventNames = [...]string{"unknown", "seed", "listen", "connect", "accept", "fail", "close", "gap"}
+var eventNames = [...]string{"unknown", "seed", "listen", "connect", "accept", "fail", "close", "gap", "state"}
 
 // EventNames returns the names of all event types.
 func EventNames() []string { return append([]string(nil), eventNames[1:]...) }
 
-// String returns seed, listen, connect, accept, fail, close or gap.
+// String returns seed, listen, connect, accept, fail, close, gap or state.
 func (t EventType) String() string { return name(eventNames[:], t) }
 
 // MarshalText returns [EventType.String].

@@ -30,7 +30,7 @@ type live struct {
 	hooks *hooks
 	ring  *ringbuf.Reader
 	hub   *hub
-	netns uint32 // the caller's namespace
+	netns uint32 // the namespace that Connections shows; 0: every one
 
 	mu        sync.Mutex
 	table     *table
@@ -71,6 +71,9 @@ func openLive(ctx context.Context, cfg Config, h *hub) (backend, Info, error) {
 	netns, err := currentNetNS()
 	if err != nil {
 		return nil, Info{}, err
+	}
+	if cfg.AllNamespaces {
+		netns = 0
 	}
 	hooks, err := attachHooks(cfg)
 	if err != nil {
@@ -148,7 +151,11 @@ func (l *live) drain() {
 		if r.socket != nil && r.socket.Owner.Pid != 0 {
 			owner = l.processes.get(r.socket)
 		}
-		if l.table.apply(r, owner, l.time(r.header.Time), &e) {
+		at := l.time(r.header.Time)
+		if l.cfg.States && l.table.state(r, owner, at, &e) {
+			l.hub.publish(&e)
+		}
+		if l.table.apply(r, owner, at, &e) {
 			l.hub.publish(&e)
 		}
 	})
@@ -285,7 +292,7 @@ func (l *live) appendConnections(dst []conn.Conn, kind conn.Kind) ([]conn.Conn, 
 	}
 	// What is not TCP is not tracked: it is asked for.
 	if other := kind &^ conn.KindTCP; other != 0 {
-		snap, err := TakeSnapshot(context.Background(), SnapshotConfig{ProcFS: l.cfg.ProcFS, Query: fallback.Query{Kind: other}})
+		snap, err := TakeSnapshot(context.Background(), SnapshotConfig{ProcFS: l.cfg.ProcFS, Query: fallback.Query{Kind: other, AllNamespaces: l.cfg.AllNamespaces}})
 		if err != nil {
 			return dst, err
 		}
