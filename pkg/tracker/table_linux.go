@@ -26,6 +26,11 @@ type table struct {
 	// What the last scan saw of sockets that come and go without events (isTransient).
 	transient []conn.Conn
 
+	// The inbound connections that were closed last of those that nobody had accepted,
+	// a ring. An accept may still come: see EVENT_ACCEPT.
+	unaccepted     [256]uint64
+	nextUnaccepted int
+
 	clock    uint64                 // counts events
 	scanning bool                   // between beginScan and merge
 	closed   map[uint64]bool        // sockets that were closed while scanning
@@ -89,15 +94,17 @@ func (t *table) apply(r record, owner *conn.Process, at time.Time, e *conn.Event
 		return false
 
 	case bpf.TrackerEventTypeEVENT_ACCEPT:
-		established := uint64(0)
-		if s != nil {
+		established, known := uint64(0), s != nil
+		if known {
 			established = s.established
 		}
 		s = t.put(r, owner)
 		s.direction = conn.Inbound
 		s.established = established
 		s.fill(e, conn.EventAccept, at)
-		if s.row.Status == conn.StatusClose { // it ended before it was accepted
+		// It ended before it was accepted: seen by its state or, as that is set only after
+		// the close was told (tcp_set_state()), by what came before.
+		if s.row.Status == conn.StatusClose || !known && slices.Contains(t.unaccepted[:], cookie) {
 			t.remove(cookie)
 		}
 		return true
@@ -114,6 +121,10 @@ func (t *table) apply(r record, owner *conn.Process, at time.Time, e *conn.Event
 		t.remove(cookie)
 		if s == nil && r.header.Oldstate == uint8(conn.StatusSynRecv) && owner == nil {
 			return false // it was never a connection
+		}
+		if s != nil && s.owner == nil && s.direction == conn.Inbound {
+			t.unaccepted[t.nextUnaccepted] = cookie
+			t.nextUnaccepted = (t.nextUnaccepted + 1) % len(t.unaccepted)
 		}
 		t.fillClose(r, s, owner, at, e)
 		return true
