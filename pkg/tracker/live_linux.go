@@ -165,11 +165,12 @@ func (l *live) drain() {
 	}
 }
 
-// flush publishes everything that has happened until now.
+// flush publishes everything that has happened until now, losses included.
 func (l *live) flush() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.drain()
+	l.checkLosses()
 }
 
 // wallOffset returns what to add to CLOCK_MONOTONIC, which BPF reads, to get the
@@ -348,8 +349,9 @@ func (l *live) close() error {
 		l.mu.Unlock()
 		return nil
 	}
-	detachErr := l.hooks.detach() // what was seen until now is still delivered
+	detachErr := l.hooks.detach() // what was seen until now is still delivered, or told as lost
 	l.drain()
+	l.checkLosses()
 	l.updateAccount()
 	l.closed = true
 	l.mu.Unlock()
