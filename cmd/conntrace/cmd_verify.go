@@ -53,7 +53,7 @@ second. Left out are sockets that come and go without an event: TIME_WAIT, reque
 that nobody has accepted yet (SYN_RECV), and attempts to connect (SYN_SENT).
 
 A difference counts as a mismatch if the table has it before and after a look at
-the kernel's sockets, and still has it at the next look. Others are of sockets that
+the kernel's sockets, and looks go on to find it for 2 s. Others are of sockets that
 changed meanwhile, and are counted as transient; so is what differs within 5 s of a
 loss, while the table is repaired.
 
@@ -70,7 +70,7 @@ not add up; 2 wrong use; 4 permission denied.`,
 	flags := cmd.Flags()
 	flags.SortFlags = false
 	flags.Var(&value[time.Duration]{dst: &o.duration, name: "TIME", parse: parseDuration}, "duration", fmt.Sprintf("end after this time (default %v, unless --count is given)", verifyDuration))
-	flags.Var(&value[uint64]{dst: &o.count, name: "N", parse: parseCount}, "count", "end after this many looks, and the one or two that settle what the last one found")
+	flags.Var(&value[uint64]{dst: &o.count, name: "N", parse: parseCount}, "count", "end after this many looks, and those that settle what the last one found")
 	flags.Var(&value[time.Duration]{dst: &o.interval, text: "500ms", name: "TIME", parse: parseDuration}, "interval", "time between two looks")
 	flags.Var(&value[conn.Kind]{dst: &o.kind, text: o.kind.String(), name: "KIND", parse: parseTCPKind}, "kind", "sockets of this kind: tcp, tcp4, tcp6")
 	flags.BoolVar(&o.owners, "owners", false, "compare processes and descriptors as well")
@@ -137,7 +137,7 @@ func (o *verifyOptions) run(cmd *cobra.Command) error {
 	defer t.Close()
 
 	v := &verification{
-		verifyOptions: o, tracker: t, checker: verify.Checker{Owners: o.owners}, out: cmd.OutOrStdout(),
+		verifyOptions: o, tracker: t, checker: verify.Checker{Owners: o.owners, Settle: settle}, out: cmd.OutOrStdout(),
 		progress: progress{w: cmd.ErrOrStderr(), off: o.quiet || !stdio.IsTerminal(cmd.ErrOrStderr())}, start: time.Now(),
 	}
 	if !o.quiet {
@@ -170,6 +170,10 @@ type verification struct {
 	line   []byte
 }
 
+// settle is how long a difference must last to be a mismatch. An event is a moment
+// late if the task that it comes from has to wait for a CPU.
+const settle = 2 * time.Second
+
 // repairTime is what a tracker gets to notice a loss and to repair its table.
 const repairTime = 5 * time.Second
 
@@ -186,17 +190,18 @@ func (v *verification) loop(ctx context.Context) error {
 		case <-ticker.C:
 		}
 	}
-	// What the last look of the run found new cannot be told from what changes. After
-	// a loss the table gets its time.
-	for first := true; first || !v.repair.IsZero(); first = false {
-		time.Sleep(min(v.interval, time.Second))
+	// What differs by then is looked at until it has settled. What is new after that
+	// cannot be told from what changes.
+	interval := min(v.interval, time.Second)
+	end := time.Now().Add(settle + interval)
+	for v.checker.Pending() > 0 && time.Now().Before(end) || !v.repair.IsZero() {
+		time.Sleep(interval)
+		if !v.repair.IsZero() {
+			end = time.Now().Add(settle + interval)
+		}
 		if err := v.compare(); err != nil {
 			return err
 		}
-	}
-	if v.checker.Pending() > 0 {
-		time.Sleep(min(v.interval, time.Second))
-		return v.compare()
 	}
 	return nil
 }
@@ -208,6 +213,7 @@ func (v *verification) done(ctx context.Context) bool {
 
 // compare takes one look and prints the mismatches that it confirms.
 func (v *verification) compare() (err error) {
+	v.look.Time = time.Now()
 	if v.look.Before, err = v.tracker.AppendConnections(v.look.Before[:0], v.kind); err != nil {
 		return err
 	}

@@ -4,19 +4,21 @@
 // The kernel's table cannot be read in one moment, and sockets change meanwhile. So
 // the other table is taken before and after (a [Look]), and a socket differs only if
 // what the kernel's table says of it is in neither. Under load that happens too, to
-// sockets that change twice in a look; a difference counts once the next look has
-// it as well.
+// sockets that change twice in a look, or while the task that tells of a change has to
+// wait for a CPU. So a difference counts once it has lasted.
 package verify
 
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/conntrace/conntrace/pkg/conn"
 )
 
 // A Look is what both tables say at about the same time.
 type Look struct {
+	Time   time.Time   // of the look, to tell how long a difference lasts
 	Before []conn.Conn // the table, taken before the kernel's was read
 	Kernel []conn.Conn // the kernel's sockets; cookies must be known
 	After  []conn.Conn // the table, taken after
@@ -72,12 +74,15 @@ func (d *Difference) String() string {
 
 // A Checker compares look after look.
 type Checker struct {
+	// Settle is how long a difference must last to count; 0 is until the next look.
+	Settle time.Duration
+
 	// Owners makes it compare PIDs and descriptors as well.
 	Owners bool
 
 	Looks     int    // compared
 	Rows      uint64 // of the kernel that were compared, over all looks
-	Transient uint64 // differences that the next look did not have any more
+	Transient uint64 // differences that did not last
 	Lasting   uint64 // differences that lasted
 
 	pending             map[uint64]*pending // by cookie
@@ -87,11 +92,12 @@ type Checker struct {
 // A pending is a difference of the last look.
 type pending struct {
 	Difference
-	told bool // it has lasted, and was returned
+	since time.Time
+	told  bool // it has lasted, and was returned
 }
 
-// Check compares the tables and returns what the look before differed in, too, and
-// was not returned yet.
+// Check compares the tables and returns the differences that have lasted and were
+// not returned yet.
 func (c *Checker) Check(l *Look) (lasting []Difference) {
 	c.before, c.now, c.kernel = index(c.before, l.Before, l), index(c.now, l.After, l), index(c.kernel, l.Kernel, l)
 	c.Looks++
@@ -99,7 +105,7 @@ func (c *Checker) Check(l *Look) (lasting []Difference) {
 
 	found := make(map[uint64]*pending)
 	note := func(cookie uint64, kind Kind) {
-		p := &pending{Difference: Difference{Kind: kind}}
+		p := &pending{Difference: Difference{Kind: kind}, since: l.Time}
 		if t := c.now[cookie]; t != nil {
 			p.Table = *t
 		}
@@ -130,17 +136,18 @@ func (c *Checker) Check(l *Look) (lasting []Difference) {
 		case old.told:
 			p.told = true
 		default:
-			p.told = true
-			c.Lasting++
-			lasting = append(lasting, p.Difference)
+			p.since = old.since
+			if p.told = l.Time.Sub(p.since) >= c.Settle; p.told {
+				c.Lasting++
+				lasting = append(lasting, p.Difference)
+			}
 		}
 	}
 	c.pending = found
 	return lasting
 }
 
-// Pending returns how many differences of the last look would count if the next
-// one had them too.
+// Pending returns how many differences of the last look would count if they lasted.
 func (c *Checker) Pending() (n int) {
 	for _, p := range c.pending {
 		if !p.told {

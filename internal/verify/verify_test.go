@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/conntrace/conntrace/pkg/conn"
 )
@@ -147,6 +148,35 @@ func TestAnotherDifference(t *testing.T) {
 		}
 	}
 	if c.Transient != 2 || c.Pending() != 1 || c.Looks != 3 || c.Rows != 3 {
+		t.Errorf("%+v", c)
+	}
+}
+
+// TestSettle: a difference counts once it has lasted for long enough, and by then
+// the time begins anew if it was another one.
+func TestSettle(t *testing.T) {
+	c := Checker{Settle: 2 * time.Second}
+	at := time.Unix(1000, 0)
+	for i, step := range []struct {
+		after  time.Duration
+		status conn.Status
+		lasts  int
+	}{
+		{0, conn.StatusEstablished, 0},
+		{time.Second, conn.StatusEstablished, 0},
+		{time.Second, conn.StatusCloseWait, 0},
+		{time.Second, conn.StatusCloseWait, 0},
+		{time.Second, conn.StatusCloseWait, 1},
+		{time.Second, conn.StatusCloseWait, 0},
+	} {
+		at = at.Add(step.after)
+		l := look(nil, []conn.Conn{row(1, step.status)})
+		l.Time = at
+		if got := c.Check(l); len(got) != step.lasts {
+			t.Errorf("look %d: %v", i, got)
+		}
+	}
+	if c.Lasting != 1 || c.Transient != 1 || c.Pending() != 0 {
 		t.Errorf("%+v", c)
 	}
 }

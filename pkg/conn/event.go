@@ -43,7 +43,7 @@ const (
 	EventSeed    EventType = 1 + iota // the socket existed before the stream began
 	EventListen                       // listen(2)
 	EventConnect                      // an outbound connection was established
-	EventAccept                       // an inbound connection was accepted by a process
+	EventAccept                       // an inbound connection was accepted by a process; its Status is CLOSE if it had ended by then, and its close is told already
 	EventFail                         // an outbound connection could not be established
 	EventClose                        // a connection or a listener came to its end
 	EventGap                          // events were lost; Lost says how many

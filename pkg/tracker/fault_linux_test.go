@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	ebpflink "github.com/cilium/ebpf/link"
@@ -44,9 +45,9 @@ func helperTracker(r *bufio.Scanner, w io.Writer) error {
 // refreshes, still has wrong once the machine has had time to come to rest.
 func untrue(t *testing.T, tr *tracker.Tracker) (wrong []verify.Difference) {
 	t.Helper()
-	var c verify.Checker
-	for looks := 0; looks < 2 || c.Pending() > 0 && looks < 20; looks++ {
-		var l verify.Look
+	c := verify.Checker{Settle: 3 * time.Second}
+	for looks := 0; looks < 2 || c.Pending() > 0 && looks < 40; looks++ {
+		l := verify.Look{Time: time.Now()}
 		var err error
 		if l.Before, err = tr.Connections(conn.KindTCP); err != nil {
 			t.Fatal(err)
@@ -62,6 +63,7 @@ func untrue(t *testing.T, tr *tracker.Tracker) (wrong []verify.Difference) {
 			t.Fatal(err)
 		}
 		wrong = append(wrong, c.Check(&l)...)
+		time.Sleep(200 * time.Millisecond)
 	}
 	return wrong
 }

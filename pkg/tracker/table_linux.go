@@ -101,10 +101,11 @@ func (t *table) apply(r record, owner *conn.Process, at time.Time, e *conn.Event
 		s = t.put(r, owner)
 		s.direction = conn.Inbound
 		s.established = established
+		if !known && slices.Contains(t.unaccepted[:], cookie) {
+			s.row.Status = conn.StatusClose // which is set after the close is told (tcp_set_state())
+		}
 		s.fill(e, conn.EventAccept, at)
-		// It ended before it was accepted: seen by its state or, as that is set only after
-		// the close was told (tcp_set_state()), by what came before.
-		if s.row.Status == conn.StatusClose || !known && slices.Contains(t.unaccepted[:], cookie) {
+		if s.row.Status == conn.StatusClose { // it ended before it was accepted
 			t.remove(cookie)
 		}
 		return true
