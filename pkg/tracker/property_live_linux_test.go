@@ -101,19 +101,24 @@ func (v *viewer) untilEqual(tr *tracker.Tracker) (diff string) {
 	return diff
 }
 
-// A eventLog is what a subscriber knows who replays the events: a socket from its
+// An eventLog is what a subscriber knows who replays the events: a socket from its
 // first event to its close.
 type eventLog struct {
 	tracker *tracker.Tracker
 	mu      sync.Mutex
 	sockets map[uint64]conn.Event // by cookie; the first event
+	history map[uint64]string     // of each socket, to describe one that is wrong
 	wrong   []string
 }
 
 func keepLog(t *testing.T, tr *tracker.Tracker) *eventLog {
 	t.Helper()
-	l := &eventLog{tracker: tr, sockets: make(map[uint64]conn.Event)}
-	sub, err := tr.Subscribe(tracker.Filter{Buffer: 1 << 20})
+	l := &eventLog{tracker: tr, sockets: make(map[uint64]conn.Event), history: make(map[uint64]string)}
+	var all []conn.EventType
+	for typ := conn.EventSeed; typ <= conn.EventState; typ++ {
+		all = append(all, typ)
+	}
+	sub, err := tr.Subscribe(tracker.Filter{Buffer: 1 << 20, Events: all})
 	must(t, err)
 	ended := make(chan struct{})
 	t.Cleanup(func() {
@@ -133,6 +138,7 @@ func (l *eventLog) add(e *conn.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	old, known := l.sockets[e.Cookie]
+	l.history[e.Cookie] += fmt.Sprintf(" %s %s %s %s;", e.Time.Format("05.000000"), e.Type, e.OldStatus, e.Status)
 	switch e.Type {
 	case conn.EventClose:
 		delete(l.sockets, e.Cookie)
@@ -177,7 +183,7 @@ func (l *eventLog) difference(rows []conn.Conn, netns uint32) string {
 		if c.NetNS != netns {
 			continue
 		}
-		exists[c.Cookie] = true
+		exists[c.Cookie] = c.Status != conn.StatusTimeWait // which has the cookie of the connection that it follows
 		// Without an inode it is not accepted yet, or nobody's any more: in the log or not.
 		_, known := l.sockets[c.Cookie]
 		if !known && c.Inode != 0 && c.Status != conn.StatusSynSent {
@@ -186,7 +192,7 @@ func (l *eventLog) difference(rows []conn.Conn, netns uint32) string {
 	}
 	for cookie, e := range l.sockets {
 		if e.NetNS == netns && !exists[cookie] {
-			fmt.Fprintf(&b, "no close after %s\n", describe(&e))
+			fmt.Fprintf(&b, "no close after %s:%s\n", describe(&e), l.history[cookie])
 		}
 	}
 	for _, wrong := range l.wrong {
