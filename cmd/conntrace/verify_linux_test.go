@@ -180,9 +180,9 @@ func TestStopped(t *testing.T) {
 	l := listen(t, "tcp", "127.0.0.1:0")
 	stopChurn := churn(t)
 
-	checker := command(t, "verify", "-o", "json", "--duration", (stopFor + 4*time.Second).String(), "--ring-buffer", "64KiB")
+	checker := command(t, "verify", "-o", "json", "--duration", (stopFor + 4*time.Second).String(), "--ring-buffer", "1MiB")
 	check := begin(t, checker)
-	w := watch(t, "-o", "json", "--ring-buffer", "64KiB", "--event", "seed", "--port", inetPort(l))
+	w := watch(t, "-o", "json", "--ring-buffer", "1MiB", "--event", "seed", "--port", inetPort(l))
 	w.next(t, inetAddr(l.Addr())) // it tracks
 	time.Sleep(2 * time.Second)   // and so does verify
 	trackers := []*os.Process{checker.Process, w.Process}
