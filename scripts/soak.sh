@@ -42,10 +42,10 @@ dir=$(mktemp -d)
 load='' verify=''
 # shellcheck disable=SC2317 # the trap calls it
 clean_up() {
-	for pid in $load $verify; do
-		kill "$pid" 2>/dev/null || true
-		wait "$pid" 2>/dev/null || true
-	done
+	# unshare takes no notice of SIGTERM, and takes its child along if it is killed.
+	[ -z "$load" ] || kill -KILL "$load" 2>/dev/null || true
+	[ -z "$verify" ] || kill "$verify" 2>/dev/null || true
+	wait 2>/dev/null || true
 	rm -rf "$dir"
 }
 trap clean_up EXIT

@@ -57,8 +57,8 @@ the kernel's sockets, and looks go on to find it for 2 s. Others are of sockets 
 changed meanwhile, and are counted as transient; so is what differs within 5 s of a
 loss, while the table is repaired.
 
-Exit status: 0 no mismatch, also by Ctrl-C; 1 mismatches, or an account that does
-not add up; 2 wrong use; 4 permission denied.`,
+Exit status: 0 no mismatch, also by Ctrl-C; 1 mismatches, an account that does not
+add up, or so many losses that it cannot be told; 2 wrong use; 4 permission denied.`,
 		Example: `  conntrace verify
   conntrace verify --duration 1h --interval 5s
   conntrace verify --owners --against ebpf
@@ -145,13 +145,8 @@ func (o *verifyOptions) run(cmd *cobra.Command) error {
 	}
 	err = v.loop(ctx)
 	v.progress.clear()
-	if err != nil {
-		return err
-	}
-	if err := t.Close(); err != nil {
-		return err
-	}
-	return v.conclude(t.Stats())
+	closeErr := t.Close() // after which the account is complete
+	return errors.Join(err, closeErr, v.conclude(t.Stats()))
 }
 
 // A verification is a run of the command.
@@ -194,10 +189,14 @@ func (v *verification) loop(ctx context.Context) error {
 	// cannot be told from what changes.
 	interval := min(v.interval, time.Second)
 	end := time.Now().Add(settle + interval)
+	patience := time.Now().Add(3 * repairTime)
 	for v.checker.Pending() > 0 && time.Now().Before(end) || !v.repair.IsZero() {
 		time.Sleep(interval)
 		if !v.repair.IsZero() {
 			end = time.Now().Add(settle + interval)
+			if time.Now().After(patience) {
+				return errors.New("events are lost all the time: the table has no time to become true; a larger --ring-buffer may help")
+			}
 		}
 		if err := v.compare(); err != nil {
 			return err

@@ -178,11 +178,11 @@ func TestStopped(t *testing.T) {
 		stopFor = 2 * time.Second
 	}
 	l := listen(t, "tcp", "127.0.0.1:0")
-	churn(t)
+	stopChurn := churn(t)
 
-	checker := command(t, "verify", "-o", "json", "--duration", (stopFor + 4*time.Second).String(), "--ring-buffer", "64KiB")
+	checker := command(t, "verify", "-o", "json", "--duration", (stopFor + 4*time.Second).String(), "--ring-buffer", "1MiB")
 	check := begin(t, checker)
-	w := watch(t, "-o", "json", "--ring-buffer", "64KiB", "--event", "seed", "--port", inetPort(l))
+	w := watch(t, "-o", "json", "--ring-buffer", "1MiB", "--event", "seed", "--port", inetPort(l))
 	w.next(t, inetAddr(l.Addr())) // it tracks
 	time.Sleep(2 * time.Second)   // and so does verify
 	trackers := []*os.Process{checker.Process, w.Process}
@@ -206,6 +206,7 @@ func TestStopped(t *testing.T) {
 		}
 		told = ev.Lost
 	}
+	stopChurn() // so that losses come to an end, whatever the load of the machine
 	w.Process.Signal(syscall.SIGINT)
 	for {
 		line, err := w.out.ReadString('\n')
