@@ -60,6 +60,11 @@ type record struct {
 var ErrAddressesHidden = fmt.Errorf("the kernel hides the addresses that join sockets with their processes: %w; with kern.expose_address=2 it shows them",
 	fs.ErrPermission)
 
+// ErrWithheld is the warning of macOS when its tables of all sockets have none but
+// those that are known already. macOS 27 gives no other ones to some programs and says
+// nothing, so that what is not there is unknown: it may exist.
+var ErrWithheld = errors.New("macOS named no socket of any other user, and may have withheld them: run as root, or start conntrace from a signed program")
+
 // UnixOf returns the tables of the system with these names (runtime.GOOS and
 // runtime.GOARCH). The error wraps [errors.ErrUnsupported] if they are not known.
 func UnixOf(goos, goarch string) (*Unix, error) {
@@ -117,6 +122,9 @@ func (u *Unix) Decode(t Tables, o Options) (rows []conn.Conn, warnings []error, 
 	}
 
 	j := joiner{u: u, o: o, holders: holders}
+	if _, ok := t[DarwinHeld]; ok && len(t) > 1 && !slices.ContainsFunc(sockets, func(s record) bool { return len(holders[s.handle]) == 0 }) {
+		warnings = append(warnings, ErrWithheld)
+	}
 	for i := range files {
 		j.add(files[i].row, files[i].handle)
 	}
