@@ -64,3 +64,17 @@ func (unixSystem) processes() (lookup func(pid int32) (*conn.Process, error), er
 		return processOf(pid), nil
 	}, nil
 }
+
+// rawTables reads all tables, and leaves in them what the process pid holds, unless
+// that is 0.
+func rawTables(ctx context.Context, pid int32) (rawtable.Tables, error) {
+	system, err := rawtable.UnixOf(runtime.GOOS, runtime.GOARCH)
+	if err != nil {
+		return nil, err
+	}
+	all, _, err := readNative(ctx, Query{Kind: nativeKinds})
+	if err != nil || pid == 0 {
+		return all, err
+	}
+	return system.Filter(all, pid)
+}
