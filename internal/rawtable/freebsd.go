@@ -1,6 +1,11 @@
 package rawtable
 
-import "github.com/conntrace/conntrace/pkg/conn"
+import (
+	"bytes"
+	"time"
+
+	"github.com/conntrace/conntrace/pkg/conn"
+)
 
 // The layouts of FreeBSD 12 to 15, which have sizes and addresses of 64 bits on every
 // architecture: struct xinpgen, xinpcb, xtcpcb, xunpgen, xunpcb, xfile in sys/file.h,
@@ -134,4 +139,35 @@ func freebsdList(table string, gen, size int, decode func(b []byte, r *record, c
 			visit(&r)
 		}
 	}
+}
+
+// A freebsdProc is a layout of struct kinfo_proc in sys/user.h.
+type freebsdProc struct {
+	size, pid, ruid, startSec, startUsec, comm int
+	wide                                       bool // time_t is 64 bits wide
+}
+
+const freebsdCommSize = 20 // COMMLEN + 1
+
+// freebsdProcs has the layouts by architecture: the struct holds pointers and longs.
+var freebsdProcs = map[string]freebsdProc{
+	"386":     {size: 768, pid: 40, ruid: 140, startSec: 280, startUsec: 284, comm: 367},
+	"arm":     {size: 816, pid: 40, ruid: 140, startSec: 280, startUsec: 288, comm: 383, wide: true},
+	"amd64":   {size: 1088, pid: 72, ruid: 172, startSec: 336, startUsec: 344, comm: 447, wide: true},
+	"arm64":   {size: 1088, pid: 72, ruid: 172, startSec: 336, startUsec: 344, comm: 447, wide: true},
+	"riscv64": {size: 1088, pid: 72, ruid: 172, startSec: 336, startUsec: 344, comm: 447, wide: true},
+}
+
+// FreeBSDProcess decodes the struct kinfo_proc that the sysctl kern.proc.pid gives.
+func FreeBSDProcess(b []byte, goarch string) (*conn.Process, error) {
+	l := freebsdProcs[goarch]
+	if len(b) != l.size || l.size == 0 || u32(b) != uint32(l.size) { // ki_structsize
+		return nil, &SizeError{Table: "freebsd kinfo_proc", Got: len(b), Want: l.size}
+	}
+	sec, usec := int64(id(b[l.startSec:])), int64(id(b[l.startUsec:])) // below 1,000,000
+	if l.wide {
+		sec = int64(u64(b[l.startSec:]))
+	}
+	comm, _, _ := bytes.Cut(b[l.comm:][:freebsdCommSize], []byte{0})
+	return &conn.Process{PID: id(b[l.pid:]), UID: u32(b[l.ruid:]), HasUID: true, Start: time.Unix(sec, usec*1000), Comm: string(comm)}, nil
 }

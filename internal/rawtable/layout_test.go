@@ -40,7 +40,17 @@ func clone(c map[string]int, others map[string]int) map[string]int {
 	return all
 }
 
-var freebsdConstants = map[string]int{
+// freebsdConstants returns the constants for an architecture, and others in the place of
+// some.
+func freebsdConstants(goarch string, others map[string]int) map[string]int {
+	proc := freebsdProcs[goarch]
+	return clone(clone(freebsdOffsets, map[string]int{
+		"freebsdProcSize": proc.size, "freebsdProcPID": proc.pid, "freebsdProcRUID": proc.ruid,
+		"freebsdProcStartSec": proc.startSec, "freebsdProcStartUsec": proc.startUsec, "freebsdProcComm": proc.comm,
+	}), others)
+}
+
+var freebsdOffsets = map[string]int{
 	"freebsdInpGenSize": freebsdInpGenSize, "freebsdUnpGenSize": freebsdUnpGenSize,
 	"freebsdInpcbSize": freebsdInpcbSize, "freebsdInpcbSocket": freebsdInpcbSocket, "freebsdInpcbFamily": freebsdInpcbFamily,
 	"freebsdInpcbUID": freebsdInpcbUID, "freebsdInpcbType": freebsdInpcbType, "freebsdInpcbFport": freebsdInpcbFport,
@@ -110,11 +120,11 @@ var (
 var targets = []target{
 	{"darwin", "amd64", "x86_64-apple-darwin", "darwin", "darwin", darwinConstants, darwinFixtures},
 	{"darwin", "arm64", "arm64-apple-darwin", "darwin", "darwin", darwinConstants, darwinFixtures},
-	{"freebsd", "amd64", "x86_64-unknown-freebsd", "freebsd", "freebsd", freebsdConstants, freebsdFixtures},
-	{"freebsd", "arm64", "aarch64-unknown-freebsd", "freebsd", "freebsd", freebsdConstants, freebsdFixtures},
-	{"freebsd", "arm", "armv7-unknown-freebsd-gnueabihf", "freebsd", "freebsd", freebsdConstants, freebsdFixtures},
-	{"freebsd", "riscv64", "riscv64-unknown-freebsd", "freebsd", "freebsd", freebsdConstants, freebsdFixtures},
-	{"freebsd", "386", "i386-unknown-freebsd", "freebsd", "freebsd-386", clone(freebsdConstants, map[string]int{"freebsdInpcbVflag": freebsdInpcbVflag386}), freebsdFixtures},
+	{"freebsd", "amd64", "x86_64-unknown-freebsd", "freebsd", "freebsd", freebsdConstants("amd64", nil), freebsdFixtures},
+	{"freebsd", "arm64", "aarch64-unknown-freebsd", "freebsd", "freebsd", freebsdConstants("arm64", nil), freebsdFixtures},
+	{"freebsd", "arm", "armv7-unknown-freebsd-gnueabihf", "freebsd", "freebsd", freebsdConstants("arm", nil), freebsdFixtures},
+	{"freebsd", "riscv64", "riscv64-unknown-freebsd", "freebsd", "freebsd", freebsdConstants("riscv64", nil), freebsdFixtures},
+	{"freebsd", "386", "i386-unknown-freebsd", "freebsd", "freebsd-386", freebsdConstants("386", map[string]int{"freebsdInpcbVflag": freebsdInpcbVflag386}), freebsdFixtures},
 	{"openbsd", "amd64", "x86_64-unknown-openbsd", "openbsd", "openbsd", openbsdConstants, openbsdFixtures},
 	{"openbsd", "arm64", "aarch64-unknown-openbsd", "openbsd", "openbsd", openbsdConstants, openbsdFixtures},
 	{"openbsd", "386", "i386-unknown-openbsd", "openbsd", "openbsd-386", clone(openbsdConstants, map[string]int{

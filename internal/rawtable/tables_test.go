@@ -348,6 +348,29 @@ func TestDarwinProcess(t *testing.T) {
 	}
 }
 
+func TestFreeBSDProcess(t *testing.T) {
+	for goarch, l := range freebsdProcs {
+		b := make([]byte, l.size)
+		b[0], b[1] = byte(l.size), byte(l.size>>8)
+		b[l.pid], b[l.ruid], b[l.startSec], b[l.startUsec] = 7, 8, 9, 10
+		copy(b[l.comm:], "nginx\x00rest")
+		p, err := FreeBSDProcess(b, goarch)
+		if err != nil || p.PID != 7 || p.UID != 8 || p.Comm != "nginx" || p.Start.UnixMicro() != 9_000_010 {
+			t.Errorf("%s: %+v, %v", goarch, p, err)
+		}
+		if _, err := FreeBSDProcess(b[1:], goarch); !errors.As(err, new(*SizeError)) {
+			t.Errorf("%s: a short one: %v", goarch, err)
+		}
+		b[0]++
+		if _, err := FreeBSDProcess(b, goarch); !errors.As(err, new(*SizeError)) {
+			t.Errorf("%s: another version: %v", goarch, err)
+		}
+	}
+	if _, err := FreeBSDProcess(nil, "powerpc64"); !errors.As(err, new(*SizeError)) {
+		t.Errorf("an unknown architecture: %v", err)
+	}
+}
+
 func TestDarwinSockets(t *testing.T) {
 	fds := []byte{3, 0, 0, 0, 2, 0, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0, 5, 0, 0, 0, 2, 0, 0, 0}
 	if sockets, err := DarwinSockets(fds); err != nil || !slices.Equal(sockets, []int32{3, 5}) {

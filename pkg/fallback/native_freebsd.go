@@ -2,6 +2,9 @@ package fallback
 
 import (
 	"context"
+	"runtime"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/conntrace/conntrace/internal/rawtable"
 	"github.com/conntrace/conntrace/pkg/conn"
@@ -29,5 +32,16 @@ func readNative(ctx context.Context, q Query) (tables rawtable.Tables, hidden in
 	return tables, 0, err
 }
 
-// processOf returns nil: nothing is known but the number.
-func processOf(int32) *conn.Process { return nil }
+// processOf asks for a process; its name, user and time of start are known unless it
+// may not be seen.
+func processOf(pid int32) *conn.Process {
+	info, err := unix.SysctlRaw("kern.proc.pid", int(pid))
+	if err != nil {
+		return nil
+	}
+	p, err := rawtable.FreeBSDProcess(info, runtime.GOARCH)
+	if err != nil {
+		return nil
+	}
+	return p
+}

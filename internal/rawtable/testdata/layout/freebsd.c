@@ -102,6 +102,54 @@ struct xfile {
 	i64 pad5[6];
 };
 
+/* Pointers are 64 bits wide here only on machines of 64 bits. */
+typedef long ptr;
+#ifdef __arm__
+typedef i64 time_type; /* time_t */
+#else
+typedef long time_type;
+#endif
+struct timeval { time_type sec; long usec; };
+struct rusage { struct timeval utime, stime; long counters[14]; };
+
+struct kinfo_proc {
+	i32 structsize, layout;
+	ptr args, paddr, addr, tracep, textvp, fd, vmspace, wchan;
+	i32 pid, ppid, pgid, tpgid, sid, tsid;
+	i16 jobc, spare1;
+	u32 tdev11;
+	u32 sigsets[4][4];
+	u32 uid, ruid, svuid, rgid, svgid;
+	i16 ngroups, spare2;
+	u32 groups[16];
+	unsigned long size;
+	long rssize, swrss, tsize, dsize, ssize;
+	u16 xstat, acflag;
+	u32 pctcpu, estcpu, slptime, swtime, cow;
+	u64 runtime;
+	struct timeval start, childtime;
+	long flag, kiflag;
+	i32 traceflag;
+	u8 stat, nice, lock, rqindex, oncpu_old, lastcpu_old;
+	u8 tdname[17], wmesg[9], login[18], lockname[9], comm[20], emul[17], loginclass[18], moretdname[4], sparestrings[46];
+	i32 spareints[2];
+	u64 tdev;
+	i32 oncpu, lastcpu, tracer, flag2, fibnum;
+	u32 cr_flags;
+	i32 jid, numthreads, tid;
+	u8 pri[4];
+	struct rusage rusage, rusage_ch;
+	ptr pcb, kstack, udata, tdaddr, pd, spareptrs[5];
+	long sparelongs[12], sflag, tdflags;
+};
+
+SIZE(freebsdProcSize, struct kinfo_proc);
+OFFSET(freebsdProcPID, struct kinfo_proc, pid);
+OFFSET(freebsdProcRUID, struct kinfo_proc, ruid);
+OFFSET(freebsdProcStartSec, struct kinfo_proc, start.sec);
+OFFSET(freebsdProcStartUsec, struct kinfo_proc, start.usec);
+OFFSET(freebsdProcComm, struct kinfo_proc, comm);
+
 SIZE(freebsdInpGenSize, struct xinpgen);
 SIZE(freebsdUnpGenSize, struct xunpgen);
 SIZE(freebsdInpcbSize, struct xinpcb);
