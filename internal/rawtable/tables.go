@@ -90,7 +90,7 @@ func UnixOf(goos, goarch string) (*Unix, error) {
 // [*SizeError] means that there is no answer.
 func (u *Unix) Decode(t Tables, o Options) (rows []conn.Conn, warnings []error, err error) {
 	var sockets []record // without an owner yet
-	var files []record   // with their owners
+	var owned []record   // with their owners
 	hidden := false      // who holds which socket
 	holders := make(map[uint64][]conn.Holder)
 	for _, name := range slices.Sorted(maps.Keys(t)) {
@@ -107,14 +107,14 @@ func (u *Unix) Decode(t Tables, o Options) (rows []conn.Conn, warnings []error, 
 			}
 			switch {
 			case r.held && r.isRow, r.isRow && r.row.PID != 0:
-				files = append(files, *r)
+				owned = append(owned, *r)
 			case r.isRow:
 				sockets = append(sockets, *r)
 			case r.held && r.handle == 0 && u.joins:
 				hidden = true
 			}
 		})
-		if stateErr := new(StateError); errors.As(err, &stateErr) {
+		if errors.As(err, new(*StateError)) {
 			warnings = append(warnings, err)
 		} else if err != nil {
 			return nil, nil, err
@@ -125,11 +125,11 @@ func (u *Unix) Decode(t Tables, o Options) (rows []conn.Conn, warnings []error, 
 	if _, ok := t[DarwinHeld]; ok && len(t) > 1 && !slices.ContainsFunc(sockets, func(s record) bool { return len(holders[s.handle]) == 0 }) {
 		warnings = append(warnings, ErrWithheld)
 	}
-	for i := range files {
-		j.add(files[i].row, files[i].handle)
-	}
 	if hidden {
 		warnings = append(warnings, ErrAddressesHidden)
+	}
+	for i := range owned {
+		j.add(owned[i].row, owned[i].handle)
 	}
 	seen := make(map[uint64]bool) // a socket of both IP versions may be in two tables
 	for i := range sockets {
