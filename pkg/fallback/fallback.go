@@ -1,6 +1,7 @@
 // Package fallback reads the socket tables that an operating system gives to
-// those who ask: sock_diag and procfs on Linux. It answers with psutil's rows
-// ([Source]), and turns successive answers into events ([Poller]).
+// those who ask: sock_diag and procfs on Linux, and what [Native] names elsewhere.
+// It answers with psutil's rows ([Source]), and turns successive answers into events
+// ([Poller]).
 //
 // It is what conntrace uses where BPF cannot be had, and what seeds the live
 // tracker where it can.
