@@ -232,3 +232,17 @@ func fuzzWindows(f *testing.F, table *windowsTable) {
 		}
 	})
 }
+
+func BenchmarkWindowsTCP6(b *testing.B) {
+	row := make([]byte, windowsTCP6.size)
+	row[windowsTCP6.state], row[windowsTCP6.laddr], row[windowsTCP6.raddr] = 5, 1, 2
+	raw := windowsRaw(slices.Repeat([][]byte{row}, 20_000)...)
+	var dst []conn.Conn
+	b.ReportAllocs()
+	for b.Loop() {
+		var err error
+		if dst, err = AppendWindowsTCP6(dst[:0], raw); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

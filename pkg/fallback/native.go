@@ -11,7 +11,9 @@ import (
 )
 
 // Native returns the source that reads the socket tables of a system other than
-// Linux. The error wraps [errors.ErrUnsupported] where there is none.
+// Linux: the IP Helper API of Windows; libproc and sysctls of macOS; sysctls of FreeBSD,
+// OpenBSD and NetBSD; the MIB-2 tables of illumos and Solaris. The error wraps
+// [errors.ErrUnsupported] where there is none.
 func Native() (Source, error) {
 	system, err := openNative()
 	if err != nil {
