@@ -84,8 +84,11 @@ func refusal(r tracker.Refusal) string {
 
 // toSeeAll says what it takes to read the descriptors of other users' processes.
 func toSeeAll() string {
-	if runtime.GOOS == "linux" {
+	switch runtime.GOOS {
+	case "linux":
 		return "run as root or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
+	case "windows":
+		return "run as administrator"
 	}
 	return "run as root"
 }
