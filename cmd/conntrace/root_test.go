@@ -38,7 +38,7 @@ func TestWrongUse(t *testing.T) {
 		"list -Z":                   "unknown shorthand flag: 'Z' in -Z",
 		"list -p":                   "flag needs an argument",
 		"lst":                       "unknown command \"lst\"; did you mean list?",
-		"frobnicate":                "valid ones are completion, doctor, list, version, watch",
+		"frobnicate":                "valid ones are completion, doctor, list, record, version, watch",
 		"list tcp":                  "list takes no argument \"tcp\"",
 		"doctor now":                "doctor takes no argument \"now\"",
 		"version --format yaml":     "valid ones are text, json",

@@ -3,15 +3,24 @@
 // be tested and fuzzed anywhere; package fallback makes the system calls. There is
 // one file for each system.
 //
-// # Decoders
+// # Unix
 //
-// A decoder has the form
+// [UnixOf] has the tables of macOS, the BSDs and illumos. Some of these systems tell of
+// sockets in some tables and of descriptors in others, so that a [Unix] decodes all of
+// them at once and joins them.
+//
+// # Windows
+//
+// Each table stands for itself. A decoder has the form
 //
 //	AppendX(dst []conn.Conn, raw []byte) ([]conn.Conn, error)
 //
 // It appends a row for each socket in raw, one that the system filled in, to dst.
-// FD is -1 and PID is 0 where the records do not have them. None of them panics,
-// whatever raw holds, and none guesses:
+// FD is -1 and PID is 0 where the records do not have them.
+//
+// # Errors
+//
+// No decoder panics, whatever raw holds, and none guesses:
 //
 //   - A [*SizeError] says that raw does not have the layout which the decoder is for.
 //     dst comes back as it was: nothing in raw can be trusted.

@@ -11,7 +11,9 @@ import (
 )
 
 // Native returns the source that reads the socket tables of a system other than
-// Linux: the IP Helper API of Windows. The error wraps [errors.ErrUnsupported] where there is none.
+// Linux: the IP Helper API of Windows; libproc and sysctls of macOS; sysctls of FreeBSD,
+// OpenBSD and NetBSD; the MIB-2 tables of illumos and Solaris. The error wraps
+// [errors.ErrUnsupported] where there is none.
 func Native() (Source, error) {
 	system, err := openNative()
 	if err != nil {
@@ -25,10 +27,10 @@ type nativeSystem interface {
 	// kinds returns what the system has tables of.
 	kinds() conn.Kind
 
-	// read appends the sockets of the kinds to s.Conns, with the PID and FD that the
-	// tables have, and what it could not understand to s.Warnings. If pid is not 0, it may
-	// leave out those of other processes.
-	read(ctx context.Context, kinds conn.Kind, pid int32, s *Snapshot) error
+	// read appends the sockets of q.Kind to s.Conns, with the PID and FD that the
+	// tables have, and what it could not understand to s.Warnings. It may leave out those
+	// of other processes if q.PID is not 0, and set Conn.Holders if q asks for them.
+	read(ctx context.Context, q Query, s *Snapshot) error
 
 	// processes returns a function that looks up a process; it is good for one snapshot.
 	// The function's error wraps [conn.ErrNoSuchProcess] if there is none. What it may
@@ -46,10 +48,11 @@ func (s *nativeSource) Snapshot(ctx context.Context, q Query) (snap Snapshot, er
 	if err := q.Kind.Check(); err != nil {
 		return Snapshot{}, err
 	}
-	kinds := q.Kind & s.system.kinds()
+	asked := q.Kind
+	q.Kind &= s.system.kinds()
 	// psutil's "all" is all that there is; a kind that is named must be one that there is.
-	if kinds != q.Kind && q.Kind != conn.KindAll {
-		return Snapshot{}, fmt.Errorf("%s has no table of %s sockets: %w", runtime.GOOS, q.Kind&^kinds, errors.ErrUnsupported)
+	if asked != q.Kind && asked != conn.KindAll {
+		return Snapshot{}, fmt.Errorf("%s has no table of %s sockets: %w", runtime.GOOS, asked&^q.Kind, errors.ErrUnsupported)
 	}
 	if q.PID != 0 {
 		lookup, err := s.system.processes()
@@ -60,7 +63,7 @@ func (s *nativeSource) Snapshot(ctx context.Context, q Query) (snap Snapshot, er
 			return Snapshot{}, err
 		}
 	}
-	if err := s.system.read(ctx, kinds, q.PID, &snap); err != nil {
+	if err := s.system.read(ctx, q, &snap); err != nil {
 		return Snapshot{}, err
 	}
 	if len(snap.Warnings) == 0 {
@@ -100,8 +103,8 @@ func addNativeProcesses(rows []conn.Conn, lookup func(pid int32) (*conn.Process,
 	known := make(map[int32]*conn.Process)
 	for i := range rows {
 		pid := rows[i].PID
-		if pid == 0 {
-			continue
+		if pid == 0 || rows[i].Process != nil {
+			continue // unowned, or its table has told of the process
 		}
 		p, ok := known[pid]
 		if !ok {

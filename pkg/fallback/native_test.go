@@ -22,7 +22,7 @@ type fakeSystem struct {
 
 func (f *fakeSystem) kinds() conn.Kind { return conn.KindInet }
 
-func (f *fakeSystem) read(_ context.Context, _ conn.Kind, _ int32, s *Snapshot) error {
+func (f *fakeSystem) read(_ context.Context, _ Query, s *Snapshot) error {
 	s.Conns = append(s.Conns, f.rows...)
 	if f.warning != nil {
 		s.Warnings = append(s.Warnings, f.warning)

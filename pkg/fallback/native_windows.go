@@ -59,7 +59,7 @@ func openNative() (nativeSystem, error) {
 
 func (*windowsSystem) kinds() conn.Kind { return conn.KindInet }
 
-func (s *windowsSystem) read(ctx context.Context, kinds conn.Kind, _ int32, snap *Snapshot) error {
+func (s *windowsSystem) read(ctx context.Context, q Query, snap *Snapshot) error {
 	buf, _ := s.buffers.Get().(*[]byte)
 	if buf == nil {
 		buf = new([]byte)
@@ -67,7 +67,7 @@ func (s *windowsSystem) read(ctx context.Context, kinds conn.Kind, _ int32, snap
 	defer s.buffers.Put(buf)
 	for i := range windowsTables {
 		t := &windowsTables[i]
-		if !kinds.Has(t.kind) {
+		if !q.Kind.Has(t.kind) {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
