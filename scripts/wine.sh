@@ -148,7 +148,7 @@ run_bench() {
 	copy "$GOTMPDIR"
 	cd "$GOTMPDIR"
 	local round start
-	for round in {0..20}; do
+	for round in {0..10}; do
 		for program in 'cmd.exe /c exit' 'conntrace.exe version' 'conntrace.exe list -q'; do
 			start=${EPOCHREALTIME/./}
 			# shellcheck disable=SC2086 # words of a command

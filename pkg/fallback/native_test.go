@@ -105,3 +105,34 @@ func TestNativeErrors(t *testing.T) {
 		}
 	}
 }
+
+// TestNativeDeleteTCB: the last state of a connection on Windows is its end.
+func TestNativeDeleteTCB(t *testing.T) {
+	c := conn.Conn{
+		FD: -1, Family: conn.Inet, Type: conn.Stream, Status: conn.StatusEstablished, PID: 1,
+		Laddr: conn.AddrIPv4([4]byte{127, 0, 0, 1}, 5000), Raddr: conn.AddrIPv4([4]byte{127, 0, 0, 1}, 80),
+	}
+	system := &fakeSystem{rows: []conn.Conn{c}}
+	p := NewPoller(&nativeSource{system}, Query{Kind: conn.KindTCP})
+	for _, step := range []struct {
+		status conn.Status
+		want   []conn.EventType
+	}{
+		{conn.StatusEstablished, []conn.EventType{conn.EventSeed}},
+		{conn.StatusDeleteTCB, []conn.EventType{conn.EventClose}},
+		{conn.StatusDeleteTCB, nil},
+	} {
+		system.rows[0].Status = step.status
+		events, err := p.Poll(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []conn.EventType
+		for _, e := range events {
+			got = append(got, e.Type)
+		}
+		if !slices.Equal(got, step.want) {
+			t.Errorf("%s: got %v, want %v", step.status, got, step.want)
+		}
+	}
+}
