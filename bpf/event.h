@@ -16,7 +16,7 @@ enum event_type {
 	EVENT_ACCEPT,	  /* struct owned_event: a process got that child */
 	EVENT_FAIL,	  /* struct owned_event: SYN_SENT -> CLOSE, with the error of the socket */
 	EVENT_FAIL_CALL,  /* struct owned_event: connect(2) has failed, with its error */
-	EVENT_STATE,	  /* struct header: any other transition */
+	EVENT_STATE,	  /* struct owned_event: any other transition, if it is asked for or cannot be noted */
 	EVENT_CLOSE,	  /* struct close_event */
 	EVENT_FORK,	  /* struct task_event */
 	EVENT_EXEC,	  /* struct task_event */

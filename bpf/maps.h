@@ -59,7 +59,7 @@ struct {
 /* Set by the loader: the size of states, less one; a power of two, less one. */
 const volatile u32 states_mask = (1 << 18) - 1;
 
-/* Set by the loader: every change of a state shall be an event. */
+/* Set by the loader: every change of a state shall be an event, which EVENT_STATE is for those without one. */
 const volatile bool tell_states = false;
 
 /*

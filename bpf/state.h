@@ -51,16 +51,6 @@ static __always_inline void state_forget(u64 cookie)
 		*(volatile u64 *)word = 0;
 }
 
-static __always_inline void state_event(struct sock *sk, u64 cookie, int oldstate, int newstate)
-{
-	struct header *h = event_reserve(sizeof(*h));
-
-	if (!h)
-		return;
-	header_fill(h, EVENT_STATE, sk, cookie, oldstate, newstate, bpf_ktime_get_ns(), true);
-	bpf_ringbuf_submit(h, 0);
-}
-
 static __always_inline void owned_fill(struct owned_event *e, enum event_type type, struct tcp_sock *tp, u64 cookie,
 				       const struct owner *o, int oldstate, int newstate, u64 now)
 {
@@ -88,6 +78,14 @@ static __always_inline void owned_event(enum event_type type, struct tcp_sock *t
 		return;
 	owned_fill(e, type, tp, cookie, o, oldstate, newstate, now);
 	bpf_ringbuf_submit(e, 0);
+}
+
+/* A change of the state that no other event tells. */
+static __always_inline void state_event(struct tcp_sock *tp, u64 cookie, int oldstate, int newstate)
+{
+	struct owner *o = owner_of(&tp->inet_conn.icsk_inet.sk);
+
+	owned_event(EVENT_STATE, tp, cookie, owner_is(o, cookie) ? o : 0, oldstate, newstate, bpf_ktime_get_ns());
 }
 
 static __always_inline void state_listen(struct tcp_sock *tp, u64 cookie, int oldstate)
@@ -155,8 +153,11 @@ static __always_inline void state_fail(struct tcp_sock *tp, u64 cookie)
 		if (sk->sk_shutdown == SHUTDOWN_MASK)
 			error = ECANCELED;
 		/* ... or connect() is about to return an error (tcp_v4_connect()), and that will be told. */
-		else if (connect_tells())
+		else if (connect_tells()) {
+			if (tell_states)
+				state_event(tp, cookie, TCP_SYN_SENT, TCP_CLOSE);
 			goto out;
+		}
 	}
 
 	struct owned_event *e = event_reserve(sizeof(*e));
@@ -208,13 +209,13 @@ static __always_inline void state_change(struct sock *sk, u64 cookie, int oldsta
 	/* Not for DCCP, SCTP and MPTCP. An MPTCP connection is seen as the TCP subflows that carry it. */
 	if (!tp)
 		return;
-	if (tell_states)
-		state_event(sk, cookie, oldstate, newstate);
 	switch (newstate) {
 	case TCP_SYN_SENT: {
 		struct owner o;
 
 		owner_open(&o, sk, cookie, ROLE_CONNECT, bpf_ktime_get_ns());
+		if (tell_states)
+			state_event(tp, cookie, oldstate, newstate);
 		break;
 	}
 	case TCP_LISTEN:
@@ -229,10 +230,12 @@ static __always_inline void state_change(struct sock *sk, u64 cookie, int oldsta
 		else
 			state_close(tp, cookie, oldstate);
 		break;
-	case TCP_SYN_RECV:
+	case TCP_SYN_RECV: /* two connects have met */
+		if (tell_states)
+			state_event(tp, cookie, oldstate, newstate);
 		break;
 	default:
-		if (!state_note(cookie, newstate, state_orphan(sk, newstate)) && !tell_states)
-			state_event(sk, cookie, oldstate, newstate);
+		if (!state_note(cookie, newstate, state_orphan(sk, newstate)) || tell_states)
+			state_event(tp, cookie, oldstate, newstate);
 	}
 }

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
-	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -24,13 +24,16 @@ type watchOptions struct {
 	sourceFlags
 	kindFlags
 	matchFlags
+	limitFlags
 	pids         []int32
 	direction    conn.Direction
 	events       []conn.EventType
+	states       bool
 	noSeed       bool
 	duration     time.Duration
 	count        uint64
 	pollInterval time.Duration
+	buffer       int
 	format       string
 	noHeader     bool
 	quiet        bool
@@ -41,14 +44,15 @@ Exit status: 0 done, also by Ctrl-C or a closed pipe; 1 failed; 2 wrong use;
 4 permission denied.`
 
 func newWatchCommand() *cobra.Command {
-	o := watchOptions{pollInterval: time.Second}
+	o := watchOptions{pollInterval: time.Second, buffer: watchBuffer}
 	cmd := &cobra.Command{
 		Use:   "watch",
 		Short: "Show TCP connections as they open, fail and close (the default)",
 		Long: `Shows the TCP connections and listeners that exist (seed), then each one that is
 opened here (connect) or accepted (accept), that fails (fail), listens (listen)
 or ends (close), with its process. A line tells how many events were lost, should
-that ever happen (gap).
+that ever happen (gap). With --states there is a line for each change of a TCP state,
+too (state).
 
 Filters combine; of the values of one, any will do. What counts is the process
 that owns the connection, which is who connected or accepted. Ctrl-C ends it with
@@ -61,6 +65,7 @@ Once everything is attached, the capabilities that only that needed are given up
   conntrace watch --no-seed --event connect,fail --direction outbound
   conntrace watch --addr 10.0.0.0/8,fd00::/8 --port 5432
   conntrace watch --pid 1234 --count 10
+  conntrace watch --states --port 443
   conntrace watch -o json | jq -c 'select(.reason == "reset")'`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd) },
@@ -71,6 +76,7 @@ Once everything is attached, the capabilities that only that needed are given up
 	o.matchFlags.add(cmd)
 	flags.Var(&value[conn.Direction]{dst: &o.direction, name: "DIRECTION", parse: conn.ParseDirection}, "direction", "only inbound or outbound connections")
 	flags.Var(&values[conn.EventType]{dst: &o.events, name: "EVENT", parse: conn.ParseEventType}, "event", "only these events: "+strings.Join(conn.EventNames(), ", "))
+	flags.BoolVar(&o.states, "states", false, "show each change of a TCP state as well (state)")
 	flags.BoolVar(&o.noSeed, "no-seed", false, "leave out what exists already")
 	flags.Var(&value[time.Duration]{dst: &o.duration, name: "TIME", parse: parseDuration}, "duration", "end after this time")
 	flags.Var(&value[uint64]{dst: &o.count, name: "N", parse: parseCount}, "count", "end after this many events were shown, seed and gap included")
@@ -83,9 +89,11 @@ Once everything is attached, the capabilities that only that needed are given up
 	must(flags.MarkHidden("unix"))
 	o.sourceFlags.add(cmd)
 	flags.Var(&value[time.Duration]{dst: &o.pollInterval, text: "1s", name: "TIME", parse: parseDuration}, "poll-interval", "time between two looks, where the source has to be polled")
+	flags.Var(&value[int]{dst: &o.buffer, text: strconv.Itoa(o.buffer), name: "N", parse: parseBuffer}, "buffer", "how many events may wait for a slow output; what does not fit is lost, and told")
+	o.limitFlags.add(cmd)
 	complete(cmd, "direction", []string{conn.Inbound.String(), conn.Outbound.String()})
 	completeList(cmd, "event", conn.EventNames())
-	for _, flag := range []string{"pid", "duration", "count", "poll-interval"} {
+	for _, flag := range []string{"pid", "duration", "count", "poll-interval", "buffer"} {
 		complete(cmd, flag, nil)
 	}
 	return cmd
@@ -130,6 +138,11 @@ func (o *watchOptions) run(cmd *cobra.Command) error {
 		ctx, expire = context.WithTimeout(ctx, o.duration)
 		defer expire()
 	}
+	if !o.quiet {
+		noting, stopNoting := context.WithCancel(ctx)
+		defer stopNoting()
+		go newLimitNote(cmd.ErrOrStderr()).watch(noting, t)
+	}
 	stdio.OnClosed(cmd.OutOrStdout(), func() { cancel(syscall.EPIPE) })
 
 	out := newStream(cmd.OutOrStdout(), cancel)
@@ -160,25 +173,37 @@ func (o *watchOptions) filter() (tracker.Filter, error) {
 	}
 	return tracker.Filter{
 		NoSeed:    o.noSeed,
-		Events:    o.events,
+		Events:    o.eventTypes(),
 		Kind:      kind,
 		PIDs:      o.pids,
 		Comms:     o.comms,
 		Ports:     o.ports,
 		Prefixes:  o.prefixes,
 		Direction: o.direction,
-		Buffer:    watchBuffer,
+		Buffer:    o.buffer,
 	}, nil
+}
+
+// eventTypes returns the types to show; none is all but state.
+func (o *watchOptions) eventTypes() []conn.EventType {
+	if !o.states {
+		return o.events
+	}
+	types := slices.Clone(o.events)
+	if len(types) == 0 {
+		for typ := conn.EventSeed; typ < conn.EventState; typ++ {
+			types = append(types, typ)
+		}
+	}
+	return append(types, conn.EventState)
 }
 
 func (o *watchOptions) config(stderr io.Writer) tracker.Config {
 	cfg := tracker.Config{Source: o.source, ProcFS: o.procfs, PollInterval: o.pollInterval}
+	cfg.States = slices.Contains(o.eventTypes(), conn.EventState)
+	o.configure(&cfg)
 	if !o.quiet {
-		log.SetFlags(0)
-		log.SetPrefix("conntrace: ")
-		log.SetOutput(stderr)
-		slog.SetLogLoggerLevel(slog.LevelWarn)
-		cfg.Logger = slog.Default()
+		cfg.Logger = newLogger(stderr)
 	}
 	return cfg
 }

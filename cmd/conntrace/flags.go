@@ -11,9 +11,14 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// sourceFlags say where to look. Every command that opens a source has them.
+// sourceFlags say where to look. Every command that lets one choose has them.
 type sourceFlags struct {
 	source tracker.Source
+	procfsFlags
+}
+
+// procfsFlags say where procfs is.
+type procfsFlags struct {
 	procfs string
 }
 
@@ -23,9 +28,13 @@ func (f *sourceFlags) add(cmd *cobra.Command) {
 	cmd.Flags().Var(&value[tracker.Source]{
 		dst: &f.source, text: backends[0], name: "SOURCE", parse: parseBackend,
 	}, "backend", "source to use: "+strings.Join(backends, ", "))
+	complete(cmd, "backend", backends)
+	f.procfsFlags.add(cmd)
+}
+
+func (f *procfsFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.procfs, "procfs", os.Getenv("HOST_PROC"), "`PATH` of procfs; HOST_PROC sets it too (default /proc)")
 	cmd.Flags().Lookup("procfs").DefValue = ""
-	complete(cmd, "backend", backends)
 	must(cmd.MarkFlagDirname("procfs"))
 }
 
@@ -38,7 +47,7 @@ func parseBackend(s string) (tracker.Source, error) {
 }
 
 // check returns an error if procfs cannot be what it should.
-func (f *sourceFlags) check() error {
+func (f *procfsFlags) check() error {
 	if f.procfs == "" {
 		return nil
 	}

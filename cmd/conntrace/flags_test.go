@@ -67,6 +67,22 @@ func TestParsePrefix(t *testing.T) {
 	}
 }
 
+func TestParseSize(t *testing.T) {
+	for in, want := range map[string]uint64{
+		"0": 0, "4096": 4096, "10B": 10, "1K": 1 << 10, "64KiB": 64 << 10, "64M": 64 << 20, "1GiB": 1 << 30,
+		"18446744073709551615": 1<<64 - 1,
+	} {
+		if got, err := parseSize(in); err != nil || got != want {
+			t.Errorf("parseSize(%q) = %d, %v; want %d", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"", "K", "KiB", "-1", "1.5M", "64MB", "64mib", "1T", "1 MiB", "KM", "5iB", "18446744073709551615K", "18446744073709551616"} {
+		if got, err := parseSize(in); err == nil {
+			t.Errorf("parseSize(%q) = %d", in, got)
+		}
+	}
+}
+
 func TestMatch(t *testing.T) {
 	c := conn.Conn{
 		Laddr:   conn.AddrFrom(netip.MustParseAddrPort("[::ffff:10.0.0.5]:443")),

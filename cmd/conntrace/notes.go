@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"log"
+	"log/slog"
 	"runtime"
 	"strings"
 	"time"
@@ -15,6 +17,15 @@ import (
 // say writes one line to stderr.
 func say(stderr io.Writer, format string, args ...any) {
 	fmt.Fprintf(stderr, "conntrace: %s\n", oneLine(fmt.Sprintf(format, args...)))
+}
+
+// newLogger returns a logger that says what goes wrong, a line each.
+func newLogger(stderr io.Writer) *slog.Logger {
+	log.SetFlags(0)
+	log.SetPrefix("conntrace: ")
+	log.SetOutput(stderr)
+	slog.SetLogLoggerLevel(slog.LevelWarn)
+	return slog.Default()
 }
 
 // oneLine makes text one line. It may hold what others chose, as an error that
@@ -73,8 +84,11 @@ func refusal(r tracker.Refusal) string {
 
 // toSeeAll says what it takes to read the descriptors of other users' processes.
 func toSeeAll() string {
-	if runtime.GOOS == "linux" {
+	switch runtime.GOOS {
+	case "linux":
 		return "run as root or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
+	case "windows":
+		return "run as administrator"
 	}
 	return "run as root"
 }

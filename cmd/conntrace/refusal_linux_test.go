@@ -125,7 +125,8 @@ func doctor(t *testing.T, c confinement, reason []string) string {
 func seesConnection(t *testing.T, c confinement, source string) {
 	t.Helper()
 	l := listen(t, "tcp", "127.0.0.1:0")
-	w := watchWith(t, confined(t, c, command(t, "watch", "--format", "json", "--port", inetPort(l), "--poll-interval", "50ms")))
+	w := &watcher{Cmd: confined(t, c, command(t, "watch", "--format", "json", "--port", inetPort(l), "--poll-interval", "50ms"))}
+	w.start(t)
 	w.next(t, inetAddr(l.Addr())) // the listener: it has begun
 	dialed, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {

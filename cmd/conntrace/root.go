@@ -30,7 +30,7 @@ that exist now.
 	root.SetFlagErrorFunc(flagError)
 	root.SuggestionsMinimumDistance = 2
 
-	root.AddCommand(newWatchCommand(), newListCommand(), newDoctorCommand(), newVersionCommand())
+	root.AddCommand(newWatchCommand(), newListCommand(), newDoctorCommand(), newVerifyCommand(), newRecordCommand(), newVersionCommand())
 	root.SetHelpCommand(newHelpCommand())
 	root.InitDefaultCompletionCmd()
 	completion, _, _ := root.Find([]string{"completion"})

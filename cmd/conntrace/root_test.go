@@ -21,7 +21,7 @@ func TestWrongUse(t *testing.T) {
 		"list -o text":              "--format: unknown format \"text\"; valid ones are table, json, ndjson, csv",
 		"watch -o csv":              "valid ones are text, json",
 		"--backend bpf":             "valid ones are auto, ebpf, netlink, procfs, native",
-		"--event open":              "valid ones are seed, listen, connect, accept, fail, close, gap",
+		"--event open":              "valid ones are seed, listen, connect, accept, fail, close, gap, state",
 		"--direction up":            "valid ones are outbound, inbound",
 		"list --state OPEN":         "valid ones are NONE, ESTABLISHED,",
 		"list --pid 0":              "\"0\" is no process ID",
@@ -34,11 +34,23 @@ func TestWrongUse(t *testing.T) {
 		"--duration 5":              "\"5\" is no time",
 		"--poll-interval -1s":       "\"-1s\" is no time",
 		"--procfs /does/not/exist":  "is no directory that can be read",
+		"--ring-buffer 0":           "\"0\" is out of range: give a size from 1 to 1GiB",
+		"--ring-buffer 2GiB":        "\"2GiB\" is out of range",
+		"--ring-buffer 64MB":        "\"64MB\" is no size",
+		"--max-connections 0":       "\"0\" is no limit",
+		"--buffer -1":               "\"-1\" is no limit",
+		"verify --kind udp":         "valid ones are tcp, tcp4, tcp6",
+		"verify --against procfs":   "valid ones are netlink, ebpf",
+		"verify --interval 0s":      "\"0s\" is no time",
+		"verify --count x":          "\"x\" is no count",
+		"verify --buffer 5":         "unknown flag: --buffer",
+		"verify -o csv":             "valid ones are text, json",
+		"verify now":                "verify takes no argument \"now\"",
 		"--nonsense":                "unknown flag: --nonsense",
 		"list -Z":                   "unknown shorthand flag: 'Z' in -Z",
 		"list -p":                   "flag needs an argument",
 		"lst":                       "unknown command \"lst\"; did you mean list?",
-		"frobnicate":                "valid ones are completion, doctor, list, version, watch",
+		"frobnicate":                "valid ones are completion, doctor, list, record, verify, version, watch",
 		"list tcp":                  "list takes no argument \"tcp\"",
 		"doctor now":                "doctor takes no argument \"now\"",
 		"version --format yaml":     "valid ones are text, json",
@@ -64,7 +76,7 @@ func TestWrongUse(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	for _, args := range []string{"--help", "watch --help", "list -h", "doctor --help", "version --help", "help list", "help"} {
+	for _, args := range []string{"--help", "watch --help", "list -h", "doctor --help", "verify --help", "version --help", "help list", "help"} {
 		r := conntrace(t, strings.Fields(args)...)
 		if r.status != exitOK || r.stderr != "" {
 			t.Errorf("%s: exit status %d, stderr %q", args, r.status, r.stderr)
@@ -100,6 +112,9 @@ func TestCompletion(t *testing.T) {
 		"--event connect,":      "connect,close",
 		"--direction ":          "inbound",
 		"list --state ":         "LISTEN",
+		"--event gap,":          "gap,state",
+		"verify --against ":     "ebpf",
+		"verify --kind ":        "tcp6",
 		"help ":                 "doctor",
 		"completion ":           "zsh",
 		"watch --poll-interval": "--poll-interval",

@@ -14,7 +14,7 @@ import (
 type summary struct {
 	start  time.Time
 	total  uint64
-	byType [conn.EventGap + 1]uint64
+	byType [conn.EventState + 1]uint64
 }
 
 func (s *summary) add(ev *conn.Event) {

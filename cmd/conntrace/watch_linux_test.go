@@ -2,12 +2,11 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
+	"io"
 	"net"
 	"os"
-	"os/exec"
-	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,86 +14,6 @@ import (
 
 	"github.com/conntrace/conntrace/internal/testenv"
 )
-
-// event is what the tests read of an event.
-type event struct {
-	Time, Event, Proto string
-	Laddr, Raddr       json.RawMessage
-	Status, Direction  *string
-	PID                *int
-	Error, Reason      *string
-	BytesSent          *uint64 `json:"bytes_sent"`
-	Duration           *int64  `json:"duration_ns"`
-}
-
-// A watcher is a running `conntrace watch`.
-type watcher struct {
-	*exec.Cmd
-	out    *bufio.Reader
-	pipe   interface{ Close() error }
-	stderr bytes.Buffer
-}
-
-func watch(t *testing.T, args ...string) *watcher {
-	t.Helper()
-	return watchWith(t, command(t, append([]string{"watch"}, args...)...))
-}
-
-// watchWith starts cmd, which is a watch.
-func watchWith(t *testing.T, cmd *exec.Cmd) *watcher {
-	t.Helper()
-	w := &watcher{Cmd: cmd}
-	pipe, err := w.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.out, w.pipe = bufio.NewReader(pipe), pipe
-	w.Cmd.Stderr = &w.stderr
-	if err := w.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { w.Process.Kill() })
-	return w
-}
-
-func (w *watcher) line(t *testing.T) string {
-	t.Helper()
-	line, err := w.out.ReadString('\n')
-	if err != nil {
-		t.Fatalf("%v; stderr: %s", err, &w.stderr)
-	}
-	return line
-}
-
-// next returns the next event with this address at its local end.
-func (w *watcher) next(t *testing.T, laddr string) event {
-	t.Helper()
-	for {
-		var ev event
-		line := w.line(t)
-		if err := json.Unmarshal([]byte(line), &ev); err != nil {
-			t.Fatalf("%v in %s", err, line)
-		}
-		if string(ev.Laddr) == laddr {
-			return ev
-		}
-	}
-}
-
-// end waits for the watcher and checks its status and summary.
-func (w *watcher) end(t *testing.T) {
-	t.Helper()
-	if _, err := w.out.WriteTo(&bytes.Buffer{}); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Wait(); err != nil {
-		t.Fatalf("%v; stderr: %s", err, &w.stderr)
-	}
-	summary := regexp.MustCompile(`(?m)^conntrace: \d+ events? in [0-9.]+m?s.*; (none|\d+) lost`)
-	if !summary.Match(w.stderr.Bytes()) {
-		t.Errorf("no summary on stderr: %q", &w.stderr)
-	}
-}
 
 func TestWatchSeed(t *testing.T) {
 	l := listen(t, "tcp", "127.0.0.1:0")
@@ -119,11 +38,6 @@ func TestWatchIsDefault(t *testing.T) {
 		!strings.Contains(lines[1], l.Addr().String()) || !strings.HasSuffix(lines[1], "LISTEN") {
 		t.Errorf("output:\n%s", out)
 	}
-}
-
-func inetPort(l net.Listener) string {
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
 }
 
 func TestWatchSignals(t *testing.T) {
@@ -219,6 +133,93 @@ func TestWatchFail(t *testing.T) {
 		t.Errorf("fail: %s", line)
 	}
 	w.end(t) // by its count
+}
+
+func TestWatchStates(t *testing.T) {
+	testenv.EBPF(t)
+	for _, flag := range []string{"--states", "--event=seed,state"} {
+		l := listen(t, "tcp", "127.0.0.1:0")
+		w := watch(t, "--format", "json", "--pid", self, flag)
+		w.next(t, inetAddr(l.Addr())) // it has begun
+		client, server := connect(t, l)
+		client.Close()
+		server.Close()
+		var changes []string
+		for !slices.Contains(changes, "FIN_WAIT2 CLOSE") {
+			if ev := w.next(t, inetAddr(client.LocalAddr())); ev.Event == "state" {
+				changes = append(changes, *ev.OldStatus+" "+*ev.Status)
+			} else if flag != "--states" {
+				t.Errorf("%s: %+v", flag, ev)
+			}
+		}
+		if want := []string{"SYN_SENT ESTABLISHED", "ESTABLISHED FIN_WAIT1", "FIN_WAIT1 FIN_WAIT2", "FIN_WAIT2 CLOSE"}; !slices.Equal(changes, want) {
+			t.Errorf("%s: %q, want %q", flag, changes, want)
+		}
+		w.Process.Signal(syscall.SIGTERM)
+		w.end(t)
+	}
+	r := conntrace(t, "watch", "--states", "--backend", "procfs")
+	if r.status != exitFailed || !strings.Contains(r.stderr, "changes of state cannot be polled") {
+		t.Errorf("watch --states --backend procfs: exit status %d, stderr %q", r.status, r.stderr)
+	}
+}
+
+// TestWatchSlowOutput checks that a reader that falls behind is told what it has
+// missed, where, and what to do about it.
+func TestWatchSlowOutput(t *testing.T) {
+	testenv.EBPF(t)
+	t.Parallel()
+	stop := churn(t)
+	cmd := command(t, "watch", "-o", "json", "--no-seed", "--buffer", "100")
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pipe, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill() })
+	stderr := bufio.NewReader(pipe)
+	for { // until the pipe and the buffers are full
+		line, err := stderr.ReadString('\n')
+		if err != nil {
+			t.Fatalf("no note: %v", err)
+		}
+		if strings.Contains(line, "the output is too slow, and events are lost") && strings.Contains(line, "--buffer") {
+			break
+		}
+	}
+	stop()
+	cmd.Process.Signal(syscall.SIGINT)
+
+	var told uint64
+	out := bufio.NewScanner(stdout)
+	for out.Scan() {
+		var ev struct {
+			Event string
+			Lost  uint64
+		}
+		if err := json.Unmarshal(out.Bytes(), &ev); err != nil {
+			t.Fatal(err)
+		}
+		if ev.Event == "gap" {
+			told += ev.Lost
+		}
+	}
+	rest, err := io.ReadAll(stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	if lost := lostBy(t, string(rest)); told != lost || told == 0 {
+		t.Errorf("the gaps tell of %d events, the summary of %d: %q", told, lost, rest)
+	}
 }
 
 // TestWatchRefused checks that an ordinary user is told why short connections may

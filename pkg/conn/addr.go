@@ -25,15 +25,13 @@ const (
 	formUnix
 )
 
-// AddrIPv4 returns the address of an AF_INET socket. Like psutil, it takes port
-// 0 for no address at all, whatever the IP.
+// AddrIPv4 returns the address of an AF_INET socket. Like psutil on Linux, it
+// takes port 0 for no address at all, whatever the IP.
 func AddrIPv4(ip [4]byte, port uint16) Addr {
 	if port == 0 {
 		return Addr{}
 	}
-	a := Addr{port: port, form: formIPv4}
-	copy(a.ip[:], ip[:])
-	return a
+	return AddrIPv4Exact(ip, port)
 }
 
 // AddrIPv6 returns the address of an AF_INET6 socket; an IPv4-mapped address
@@ -42,6 +40,19 @@ func AddrIPv6(ip [16]byte, port uint16) Addr {
 	if port == 0 {
 		return Addr{}
 	}
+	return AddrIPv6Exact(ip, port)
+}
+
+// AddrIPv4Exact returns the address of an AF_INET socket, port 0 included: on systems
+// other than Linux psutil shows 0.0.0.0:0.
+func AddrIPv4Exact(ip [4]byte, port uint16) Addr {
+	a := Addr{port: port, form: formIPv4}
+	copy(a.ip[:], ip[:])
+	return a
+}
+
+// AddrIPv6Exact is [AddrIPv4Exact] for an AF_INET6 socket.
+func AddrIPv6Exact(ip [16]byte, port uint16) Addr {
 	return Addr{ip: ip, port: port, form: formIPv6}
 }
 

@@ -60,8 +60,8 @@ type Process struct {
 	PID        int32
 	UID        uint32    // real user ID, if HasUID
 	HasUID     bool      //
-	Start      time.Time // when it was started, to the clock tick (10 ms); zero: unknown
-	Comm       string    // command name as the kernel keeps it, at most 15 bytes; "": unknown
-	Executable string    // path of its executable (/proc/PID/exe); "": unknown
+	Start      time.Time // when it was started, on Linux to the clock tick (10 ms); zero: unknown
+	Comm       string    // command name as the kernel keeps it, on Linux at most 15 bytes, on Windows the file name of the program; "": unknown
+	Executable string    // path of its executable (on Linux /proc/PID/exe); "": unknown
 	Cgroup     uint64    // cgroup v2 ID, the inode number of its directory; 0: unknown
 }

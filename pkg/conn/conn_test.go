@@ -20,6 +20,8 @@ func TestAddr(t *testing.T) {
 		{Addr{}, "", netip.AddrPort{}, "", false, false},
 		{AddrIPv4([4]byte{127, 0, 0, 1}, 80), "127.0.0.1:80", ap("127.0.0.1:80"), "", true, false},
 		{AddrIPv4([4]byte{127, 0, 0, 1}, 0), "", netip.AddrPort{}, "", false, false},
+		{AddrIPv4Exact([4]byte{}, 0), "0.0.0.0:0", ap("0.0.0.0:0"), "", true, false},
+		{AddrIPv6Exact([16]byte{}, 0), "[::]:0", ap("[::]:0"), "", true, false},
 		{AddrFrom(ap("[::1%lo]:80")), "[::1]:80", ap("[::1]:80"), "", true, false},
 		{AddrFrom(ap("[::ffff:1.2.3.4]:80")), "[::ffff:1.2.3.4]:80", ap("[::ffff:1.2.3.4]:80"), "", true, false},
 		{AddrFrom(ap("[::]:0")), "", netip.AddrPort{}, "", false, false},

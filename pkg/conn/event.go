@@ -21,9 +21,10 @@ type Event struct {
 
 	// EventFail: why the attempt failed. ECANCELED says that the process closed the
 	// socket, or was killed, before there was an answer; 0: unknown.
-	Error syscall.Errno
-	Lost  uint64 // EventGap: how many events were lost
-	Close *Close // EventClose of a connection: how it went; nil: unknown
+	Error     syscall.Errno
+	Lost      uint64 // EventGap: how many events were lost
+	Close     *Close // EventClose of a connection: how it went; nil: unknown
+	OldStatus Status // EventState: the state before; that after is Status
 }
 
 // Close is what is known about a connection once it has ended.
@@ -46,18 +47,19 @@ const (
 	EventSeed    EventType = 1 + iota // the socket existed before the stream began
 	EventListen                       // listen(2)
 	EventConnect                      // an outbound connection was established
-	EventAccept                       // an inbound connection was accepted by a process
+	EventAccept                       // an inbound connection was accepted by a process; its Status is CLOSE if it had ended by then, and its close is told already
 	EventFail                         // an outbound connection could not be established
 	EventClose                        // a connection or a listener came to its end
 	EventGap                          // events were lost; Lost says how many
+	EventState                        // a socket went from one TCP state to another; only for those who ask for it
 )
 
-var eventNames = [...]string{"unknown", "seed", "listen", "connect", "accept", "fail", "close", "gap"}
+var eventNames = [...]string{"unknown", "seed", "listen", "connect", "accept", "fail", "close", "gap", "state"}
 
 // EventNames returns the names of all event types.
 func EventNames() []string { return append([]string(nil), eventNames[1:]...) }
 
-// String returns seed, listen, connect, accept, fail, close or gap.
+// String returns seed, listen, connect, accept, fail, close, gap or state.
 func (t EventType) String() string { return name(eventNames[:], t) }
 
 // MarshalText returns [EventType.String].

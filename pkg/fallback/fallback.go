@@ -1,6 +1,8 @@
 // Package fallback reads the socket tables that an operating system gives to
-// those who ask: sock_diag and procfs on Linux. It answers with psutil's rows
-// ([Source]), and turns successive answers into events ([Poller]).
+// those who ask: sock_diag and procfs on Linux, and what Windows, macOS, FreeBSD,
+// OpenBSD, NetBSD and illumos have ([Native]). It answers with psutil's rows ([Source]),
+// and turns successive answers into events ([Poller]). A [Recording] keeps an answer
+// as the system gave it.
 //
 // It is what conntrace uses where BPF cannot be had, and what seeds the live
 // tracker where it can.

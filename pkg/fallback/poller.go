@@ -276,7 +276,7 @@ func phaseOf(status conn.Status) phase {
 		return listening
 	case conn.StatusSynSent, conn.StatusSynRecv:
 		return opening
-	case conn.StatusTimeWait, conn.StatusClose:
+	case conn.StatusTimeWait, conn.StatusClose, conn.StatusDeleteTCB:
 		return ended
 	}
 	return connected

@@ -3,10 +3,10 @@ package fallback
 import (
 	"bytes"
 	"errors"
-	"io/fs"
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/conntrace/conntrace/pkg/conn"
@@ -227,8 +227,8 @@ func TestDump(t *testing.T) {
 		{"of another request", slices.Concat(nlmsg(nil, nlmsgDone, 0, seq+1, errnoBody(5)...), record), 1, false, false, nil},
 		{"torn", slices.Concat(nlmsg(nil, sockDiagByFamily, multi|nlmFDumpIntr, seq, 1), last), 1, true, true, nil},
 		{"torn at the end", slices.Concat(record, nlmsg(nil, nlmsgDone, nlmFDumpIntr, seq, errnoBody(0)...)), 1, true, true, nil},
-		{"refused", nlmsg(nil, nlmsgError, 0, seq, append(errnoBody(1), record...)...), 0, false, false, fs.ErrPermission},
-		{"failed half way", slices.Concat(record, nlmsg(nil, nlmsgDone, multi, seq, errnoBody(2)...)), 1, false, false, fs.ErrNotExist},
+		{"refused", nlmsg(nil, nlmsgError, 0, seq, append(errnoBody(1), record...)...), 0, false, false, syscall.Errno(1)},
+		{"failed half way", slices.Concat(record, nlmsg(nil, nlmsgDone, multi, seq, errnoBody(2)...)), 1, false, false, syscall.Errno(2)},
 		{"cut short", record[:len(record)-4], 0, false, false, errShort},
 		{"no errno", nlmsg(nil, nlmsgDone, multi, seq, 0, 0), 0, false, false, errShort},
 		{"less than a header", record[:8], 0, false, false, errShort},

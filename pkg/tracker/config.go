@@ -32,6 +32,15 @@ type Config struct {
 	// What does not fit has no owner, and is counted.
 	MaxConnections int
 
+	// States asks for state events, one for each change of a TCP socket's state, beside
+	// the others. Only SourceEBPF has them: other sources are refused. They reach those
+	// whose Filter.Events names them.
+	States bool
+
+	// AllNamespaces makes Connections show the sockets of every network namespace
+	// instead of the caller's only. Events come from all of them either way.
+	AllNamespaces bool
+
 	// PollInterval is the time between two looks at the tables where events have to
 	// be made by polling; 0 is one second.
 	PollInterval time.Duration

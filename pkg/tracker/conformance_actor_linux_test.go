@@ -124,6 +124,9 @@ func numbers(words []string) (ns []int, err error) {
 // call that starts with "own:" is made by a thread that has a descriptor table of
 // its own.
 func helperActor(r *bufio.Scanner, w io.Writer) error {
+	if os.Getenv(execedEnv) != "" {
+		fmt.Fprintln(w, "ok") // to the call of what this process was before
+	}
 	var own chan func()
 	for r.Scan() {
 		op, inOwn := strings.CutPrefix(r.Text(), "own:")
@@ -158,6 +161,28 @@ func helperActor(r *bufio.Scanner, w io.Writer) error {
 		}
 	}
 	return r.Err()
+}
+
+// execedEnv is set if the actor has executed itself.
+const execedEnv = "CONNTRACE_TEST_EXECED"
+
+// reexec makes the actor execute itself and keep its sockets. It returns only if it
+// fails.
+func reexec() error {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		var st unix.Stat_t
+		if err == nil && unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK {
+			if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
+				return err
+			}
+		}
+	}
+	return unix.Exec("/proc/self/exe", os.Args, append(os.Environ(), execedEnv+"=1"))
 }
 
 // ownTable returns where to send functions for a thread, not the leader, that has

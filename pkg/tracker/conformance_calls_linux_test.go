@@ -56,6 +56,10 @@ var calls = map[string]call{
 	"sendfd": numeric(2, func(a []int) ([]int, error) { // through descriptor, descriptor
 		return nil, unix.Sendmsg(a[0], []byte{0}, unix.UnixRights(a[1]), nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
 	}),
+	"linger": numeric(1, func(a []int) ([]int, error) { // that a close resets the connection
+		return nil, unix.SetsockoptLinger(a[0], unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	}),
+	"exec":   numeric(0, func([]int) ([]int, error) { return nil, reexec() }),
 	"recvfd": numeric(1, func(a []int) ([]int, error) { return receive(a[0]) }),
 }
 

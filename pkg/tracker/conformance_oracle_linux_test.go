@@ -55,6 +55,13 @@ func (r psRow) String() string {
 		r.PID, r.FD, conn.Family(r.Family), conn.Type(r.Type), r.Laddr, r.Raddr, r.Status)
 }
 
+func psRowOf(c *conn.Conn) psRow {
+	return psRow{
+		FD: c.FD, Family: uint16(c.Family), Type: uint8(c.Type), Laddr: formatAddr(c.Laddr), Raddr: formatAddr(c.Raddr),
+		Status: c.Status.String(), PID: c.PID,
+	}
+}
+
 // A fullRow is a row with what only our sources know.
 type fullRow struct {
 	psRow
@@ -140,10 +147,7 @@ func takeSnapshot(q query, kind string) (a answer) {
 	a.Hidden = s.Hidden
 	for _, c := range s.Conns {
 		a.Rows = append(a.Rows, fullRow{
-			psRow: psRow{
-				FD: c.FD, Family: uint16(c.Family), Type: uint8(c.Type), Laddr: formatAddr(c.Laddr), Raddr: formatAddr(c.Raddr),
-				Status: c.Status.String(), PID: c.PID,
-			},
+			psRow: psRowOf(&c),
 			Known: c.Known, UID: c.UID, NetNS: c.NetNS, Inode: c.Inode, Cookie: c.Cookie, Holders: c.Holders, Process: c.Process,
 		})
 	}

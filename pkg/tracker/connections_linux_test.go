@@ -132,6 +132,43 @@ func TestConnections(t *testing.T) {
 	}
 }
 
+// TestHalfClosed: once a process has closed its end, the kernel replaces the socket
+// by one that comes and goes without an event, in FIN_WAIT2 until the peer closes, too.
+// It is a row, but no connection that was found after a loss.
+func TestHalfClosed(t *testing.T) {
+	tr := open(t, tracker.Config{Freshness: tracker.AlwaysExact})
+	s := subscribe(t, tr, tracker.Filter{NoSeed: true})
+	p := connect(t, "tcp4", "127.0.0.1:0")
+	local := addr(p.client.LocalAddr())
+	p.client.Close()
+	read(t, p.server, 0)
+	s.next("close of the client's end", func(e *conn.Event) bool { return e.Type == conn.EventClose && e.Laddr == local })
+
+	status := func() (status conn.Status) {
+		t.Helper()
+		rows, err := tr.Connections(conn.KindTCP4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rows {
+			if r.Laddr == local {
+				status = r.Status
+			}
+		}
+		return status
+	}
+	if got := status(); got != conn.StatusFinWait2 {
+		t.Errorf("half closed, the client's end is a row in %v", got)
+	}
+	p.server.Close()
+	eventually(t, "the client's end in TIME_WAIT", func() bool { return status() == conn.StatusTimeWait })
+	for _, e := range s.rest(tr) {
+		if e.Laddr == local {
+			t.Errorf("and then %s, reconciled: %t", describe(&e), e.Reconciled)
+		}
+	}
+}
+
 // compareRows compares rows by psutil's seven fields.
 func compareRows(want, got []conn.Conn) (missing, extra []string) {
 	count := make(map[string]int)

@@ -7,11 +7,11 @@ import (
 	"github.com/conntrace/conntrace/pkg/conn"
 )
 
-// A Filter chooses events. Its zero value passes all of them; each field that is
-// set narrows the choice. Gap events always pass.
+// A Filter chooses events. Its zero value passes all but state events; each field
+// that is set narrows the choice. Gap events always pass.
 type Filter struct {
 	NoSeed    bool             // leave out the sockets that exist already
-	Events    []conn.EventType // of one of these types
+	Events    []conn.EventType // of one of these types; state events must be named, and asked for by Config.States
 	Kind      conn.Kind        // of these kinds; events are of TCP sockets only
 	PIDs      []int32          // owned by one of these processes
 	Comms     []string         // owned by a process with one of these command names
@@ -26,7 +26,7 @@ type Filter struct {
 
 // A matcher is a Filter, prepared.
 type matcher struct {
-	all    bool // nothing is filtered
+	all    bool // nothing is filtered but state events
 	events uint // bit n: EventType n passes
 	Filter
 }
@@ -37,7 +37,7 @@ func newMatcher(f Filter) matcher {
 		m.events |= 1 << t
 	}
 	if len(f.Events) == 0 {
-		m.events = ^uint(0)
+		m.events = ^uint(0) &^ (1 << conn.EventState)
 	}
 	m.all = len(f.Events) == 0 && f.Kind == 0 && len(f.PIDs) == 0 && len(f.Comms) == 0 &&
 		len(f.Ports) == 0 && len(f.Prefixes) == 0 && f.Direction == 0
@@ -45,7 +45,10 @@ func newMatcher(f Filter) matcher {
 }
 
 func (m *matcher) match(e *conn.Event) bool {
-	if m.all || e.Type == conn.EventGap {
+	if m.all {
+		return e.Type != conn.EventState
+	}
+	if e.Type == conn.EventGap {
 		return true
 	}
 	return m.events&(1<<e.Type) != 0 &&

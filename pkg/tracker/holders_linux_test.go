@@ -112,9 +112,9 @@ func TestHolders(t *testing.T) {
 	})
 }
 
-// TestStates: what a socket is on its way to an end is known without an event or a
+// TestEndingStates: what a socket is on its way to an end is known without an event or a
 // look at the kernel's tables.
-func TestStates(t *testing.T) {
+func TestEndingStates(t *testing.T) {
 	tr := open(t, tracker.Config{Freshness: tracker.NeverRefresh})
 	p := connect(t, "tcp4", "127.0.0.1:0")
 	row := func(local conn.Addr) conn.Conn {

@@ -195,7 +195,7 @@ func (p plan) attach(cfg Config) (*hooks, error) {
 	spec.Maps[bpf.TrackerMapEvents].MaxEntries = uint32(cfg.RingBuffer)
 	spec.Maps[bpf.TrackerMapOwners].MaxEntries = uint32(cfg.MaxConnections)
 	spec.Maps[bpf.TrackerMapStates].MaxEntries = uint32(words)
-	variables := map[string]any{bpf.TrackerVarStatesMask: uint32(words - 1)}
+	variables := map[string]any{bpf.TrackerVarStatesMask: uint32(words - 1), bpf.TrackerVarTellStates: cfg.States}
 	var wanted []string
 	for _, t := range p {
 		wanted = append(wanted, t.programs...)

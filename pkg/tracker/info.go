@@ -24,7 +24,7 @@ type Refusal struct {
 }
 
 // Stats is the account of a tracker since it was opened. At rest, Seen equals
-// Delivered plus Lost.Total of the kernel side, exactly.
+// Delivered plus Lost.Events, exactly.
 type Stats struct {
 	Seen        uint64 // events that the hooks, or the poller, saw
 	Delivered   uint64 // events that reached the table and the subscribers

@@ -30,7 +30,7 @@ type live struct {
 	hooks *hooks
 	ring  *ringbuf.Reader
 	hub   *hub
-	netns uint32 // the caller's namespace
+	netns uint32 // the namespace that Connections shows; 0: every one
 
 	mu        sync.Mutex
 	table     *table
@@ -72,6 +72,9 @@ func openLive(ctx context.Context, cfg Config, h *hub) (backend, Info, error) {
 	netns, err := currentNetNS()
 	if err != nil {
 		return nil, Info{}, err
+	}
+	if cfg.AllNamespaces {
+		netns = 0
 	}
 	hooks, err := attachHooks(cfg)
 	if err != nil {
@@ -160,14 +163,24 @@ func (l *live) apply(raw []byte) {
 	if r.owned != nil && r.owned.Owner.Pid != 0 {
 		owner = l.processes.get(&r.owned.Owner)
 	}
+	at := l.time(r.header.Time)
+	if l.cfg.States && l.table.state(r, owner, at, l.next()) {
+		l.keep()
+	}
+	if l.table.apply(r, owner, at, l.next()) {
+		l.keep()
+	}
+}
+
+// next returns where the next event is to be made. It is published once it is kept.
+func (l *live) next() *conn.Event {
 	if len(l.batch) == cap(l.batch) {
 		l.publish()
 	}
-	l.batch = l.batch[:len(l.batch)+1]
-	if !l.table.apply(r, owner, l.time(r.header.Time), &l.batch[len(l.batch)-1]) {
-		l.batch = l.batch[:len(l.batch)-1]
-	}
+	return &l.batch[:len(l.batch)+1][len(l.batch)]
 }
+
+func (l *live) keep() { l.batch = l.batch[:len(l.batch)+1] }
 
 // batchSize is how many events are handed to the subscriptions at a time.
 const batchSize = 256
@@ -178,11 +191,12 @@ func (l *live) publish() {
 	l.batch = l.batch[:0]
 }
 
-// flush publishes everything that has happened until now.
+// flush publishes everything that has happened until now, losses included.
 func (l *live) flush() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.drain()
+	l.checkLosses()
 }
 
 // wallOffset returns what to add to CLOCK_MONOTONIC, which BPF reads, to get the
@@ -313,7 +327,7 @@ func (l *live) appendConnections(dst []conn.Conn, kind conn.Kind) ([]conn.Conn, 
 	}
 	// What is not TCP is not tracked: it is asked for.
 	if other := kind &^ conn.KindTCP; other != 0 {
-		snap, err := TakeSnapshot(context.Background(), SnapshotConfig{ProcFS: l.cfg.ProcFS, Query: fallback.Query{Kind: other}})
+		snap, err := TakeSnapshot(context.Background(), SnapshotConfig{ProcFS: l.cfg.ProcFS, Query: fallback.Query{Kind: other, AllNamespaces: l.cfg.AllNamespaces}})
 		if err != nil {
 			return dst, err
 		}
@@ -369,8 +383,9 @@ func (l *live) close() error {
 		l.mu.Unlock()
 		return nil
 	}
-	detachErr := l.hooks.detach() // what was seen until now is still delivered
+	detachErr := l.hooks.detach() // what was seen until now is still delivered, or told as lost
 	l.drain()
+	l.checkLosses()
 	l.updateAccount()
 	l.closed = true
 	l.mu.Unlock()

@@ -101,7 +101,7 @@ func (p *polling) appendConnections(dst []conn.Conn, kind conn.Kind) ([]conn.Con
 	if closed {
 		return dst, errClosed
 	}
-	snap, err := p.source.Snapshot(context.Background(), fallback.Query{Kind: kind})
+	snap, err := p.source.Snapshot(context.Background(), fallback.Query{Kind: kind, AllNamespaces: p.cfg.AllNamespaces})
 	return append(dst, snap.Conns...), err
 }
 

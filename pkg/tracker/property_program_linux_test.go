@@ -17,6 +17,11 @@ type program struct {
 	targets []target
 	trace   []string
 	done    map[string]int // how many calls succeeded, by name
+
+	// ownPorts has sockets listen only on ports that they are bound to by number. The
+	// kernel tells of LISTEN before it has chosen one (inet_csk_listen_start()).
+	ownPorts bool
+	lastPort int
 }
 
 // A player is a process of a program.
@@ -30,6 +35,7 @@ type sock struct {
 	fd          int
 	domain, typ int
 	bound       bool
+	ownPort     bool // by number
 	listens     bool
 	passes      bool // is an end of a unix socket that others can have the other end of
 }
@@ -64,6 +70,9 @@ var steps = []struct {
 	{4, (*program).recvfd},
 	{3, (*program).fork},
 	{1, (*program).exit},
+	{1, (*program).exec},
+	{2, (*program).reset},
+	{1, (*program).disconnect},
 	{2, (*program).ownTable},
 }
 
@@ -186,13 +195,16 @@ func (p *program) bindTo(who *player, s *sock) {
 		if s.domain == unix.AF_INET6 {
 			ips = []string{"[::1]", "[::]", "[::ffff:127.0.0.1]"}
 		}
-		addr = at(ips[p.IntN(len(ips))], 0)
+		if p.ownPorts {
+			p.lastPort++
+		}
+		addr = at(ips[p.IntN(len(ips))], uint16(p.lastPort))
 		if p.IntN(3) == 0 { // an address that another socket may have, by SO_REUSEPORT
 			addr = at(ips[0], 4000)
 		}
 	}
 	if _, err := p.try(who, "bind", s.fd, addr); err == nil {
-		s.bound = true
+		s.bound, s.ownPort = true, p.ownPorts
 		if s.typ == unix.SOCK_DGRAM {
 			p.addTarget(who, s)
 		}
@@ -223,11 +235,17 @@ func (p *program) addTarget(who *player, s *sock) {
 }
 
 func (p *program) listen() bool {
-	who, s := p.pick(func(s *sock) bool { return s.bound && !s.passes && !s.listens && s.typ != unix.SOCK_DGRAM })
+	who, s := p.pick(func(s *sock) bool {
+		return s.bound && !s.passes && !s.listens && s.typ != unix.SOCK_DGRAM && s.mayListen(p)
+	})
 	if s != nil {
 		p.listenOn(who, s)
 	}
 	return s != nil
+}
+
+func (s *sock) mayListen(p *program) bool {
+	return !p.ownPorts || s.ownPort || s.domain == unix.AF_UNIX
 }
 
 func (p *program) listenOn(who *player, s *sock) {
@@ -242,7 +260,9 @@ func (p *program) serve() bool {
 	who, s := p.open(p.domain(), unix.SOCK_STREAM)
 	if s != nil {
 		p.bindTo(who, s)
-		p.listenOn(who, s)
+		if s.mayListen(p) {
+			p.listenOn(who, s)
+		}
 	}
 	return s != nil
 }
@@ -412,6 +432,39 @@ func (p *program) exit() bool {
 	p.done["exit"]++
 	return true
 }
+
+// exec makes a process execute itself, which keeps its sockets but for those that
+// only a descriptor table of its own has.
+func (p *program) exec() bool {
+	p.try(p.players[p.IntN(len(p.players))], "exec")
+	return true
+}
+
+// reset closes a connection with a RST.
+func (p *program) reset() bool {
+	who, s := p.pick(func(s *sock) bool { return s.isTCP() && s.bound })
+	if s == nil {
+		return false
+	}
+	p.try(who, "linger", s.fd)
+	p.try(who, "close", s.fd)
+	who.drop(s)
+	return true
+}
+
+// disconnect makes a TCP socket one that can be used again (tcp_disconnect()).
+func (p *program) disconnect() bool {
+	who, s := p.pick(func(s *sock) bool { return s.isTCP() && s.bound })
+	if s == nil {
+		return false
+	}
+	if _, err := p.try(who, "connect", s.fd, "unspec"); err == nil {
+		s.listens = false
+	}
+	return true
+}
+
+func (s *sock) isTCP() bool { return s.typ == unix.SOCK_STREAM && s.domain != unix.AF_UNIX }
 
 // ownTable duplicates or closes a descriptor in the thread that has a descriptor
 // table of its own, which is a copy from when this was first done.

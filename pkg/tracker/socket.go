@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 
 	"github.com/conntrace/conntrace/pkg/conn"
 )
@@ -36,7 +37,7 @@ var ErrSocketChanged = errors.New("no longer the same socket")
 // c.PID means a process in the caller's PID namespace, which is not what a snapshot
 // of another procfs tells.
 func File(c *conn.Conn) (*os.File, error) {
-	if c.PID <= 0 || c.FD < 0 {
+	if runtime.GOOS == "linux" && (c.PID <= 0 || c.FD < 0) {
 		return nil, errors.New("no descriptor of the socket is known")
 	}
 	f, err := duplicate(c)

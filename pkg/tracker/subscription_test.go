@@ -221,6 +221,20 @@ func TestFilter(t *testing.T) {
 		if !m.match(&gap) {
 			t.Errorf("%s: holds back a gap", tt.name)
 		}
+		state := e
+		state.Type = conn.EventState
+		if m.match(&state) {
+			t.Errorf("%s: passes a state event", tt.name)
+		}
+	}
+	e.Type = conn.EventState
+	for want, f := range map[bool]Filter{
+		true:  {Events: []conn.EventType{conn.EventClose, conn.EventState}, PIDs: []int32{7}},
+		false: {Events: []conn.EventType{conn.EventState}, PIDs: []int32{1}},
+	} {
+		if m := newMatcher(f); m.match(&e) != want {
+			t.Errorf("a state event that was asked for passes %+v: %t", f, !want)
+		}
 	}
 }
 

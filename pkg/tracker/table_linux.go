@@ -28,9 +28,13 @@ type table struct {
 	holders holderWatch
 	failed  failures
 
-	// What the last scan saw of sockets that come and go without events: TIME_WAIT,
-	// and requests that are not established yet (SYN_RECV).
+	// What the last scan saw of sockets that come and go without events (isTransient).
 	transient []conn.Conn
+
+	// The inbound connections that were closed last of those that nobody had accepted,
+	// a ring. An accept may still come: see EVENT_ACCEPT.
+	unaccepted     [256]uint64
+	nextUnaccepted int
 
 	clock    uint64                 // counts events
 	scanning bool                   // between beginScan and merge
@@ -102,13 +106,17 @@ func (t *table) apply(r record, owner *conn.Process, at time.Time, e *conn.Event
 		return false
 
 	case bpf.TrackerEventTypeEVENT_ACCEPT:
-		established := uint64(0)
-		if s := t.sockets[cookie]; s != nil {
+		s := t.sockets[cookie]
+		established, known := uint64(0), s != nil
+		if known {
 			established = s.established
 		}
-		s := t.put(r.owned, owner)
+		s = t.put(r.owned, owner)
 		s.direction = conn.Inbound
 		s.established = established
+		if !known && slices.Contains(t.unaccepted[:], cookie) {
+			s.row.Status = conn.StatusClose // which is set after the close is told (tcp_set_state())
+		}
 		s.fill(e, conn.EventAccept, at)
 		if s.row.Status == conn.StatusClose { // it ended before it was accepted
 			t.remove(cookie)
@@ -133,6 +141,10 @@ func (t *table) apply(r record, owner *conn.Process, at time.Time, e *conn.Event
 		never := s == nil && r.header.Oldstate == uint8(conn.StatusSynRecv) && owner == nil // was it a connection
 		if !never {
 			t.fillClose(r.closing, s, owner, at, e)
+		}
+		if s != nil && s.owner == nil && s.direction == conn.Inbound {
+			t.unaccepted[t.nextUnaccepted] = cookie
+			t.nextUnaccepted = (t.nextUnaccepted + 1) % len(t.unaccepted)
 		}
 		t.remove(cookie)
 		return !never
@@ -329,7 +341,7 @@ func (t *table) merge(snap *fallback.Snapshot, start uint64, at time.Time, repai
 		if c.Status == conn.StatusListen {
 			listeners[listener{c.NetNS, c.Laddr.Port()}] = true
 		}
-		if c.Status == conn.StatusTimeWait || c.Status == conn.StatusSynRecv && c.Inode == 0 {
+		if t.isTransient(&c) {
 			t.transient = append(t.transient, c)
 			continue
 		}
@@ -374,6 +386,21 @@ func (t *table) merge(snap *fallback.Snapshot, start uint64, at time.Time, repai
 	t.holders.merge(snap, start)
 }
 
+// isTransient reports whether c comes and goes without events: a request that is not
+// established yet, or what the kernel puts in the place of a connection that it has
+// closed (tcp_time_wait()), which shows in FIN_WAIT2 as long as the peer has not closed.
+func (t *table) isTransient(c *conn.Conn) bool {
+	switch c.Status {
+	case conn.StatusTimeWait:
+		return true
+	case conn.StatusSynRecv:
+		return c.Inode == 0
+	case conn.StatusFinWait2:
+		return c.Inode == 0 && t.sockets[c.Cookie] == nil // a connection without a process may still be one
+	}
+	return false
+}
+
 // merge takes from the row c of a scan what no event tells; and all of it, if the
 // last event came before the scan began.
 func (s *socket) merge(c *conn.Conn, start uint64) {
@@ -409,16 +436,17 @@ func inferDirection(c *conn.Conn, listeners map[listener]bool) conn.Direction {
 	return conn.Outbound
 }
 
-// appendRows appends the rows of kind in the namespace netns, as psutil shows them.
+// appendRows appends the rows of kind in the namespace netns, or in every one if it
+// is 0, as psutil shows them.
 func (t *table) appendRows(dst []conn.Conn, kind conn.Kind, netns uint32) []conn.Conn {
 	for s := range t.slab.all {
-		if s.row.NetNS == netns && kind.Has(s.row.Kind()) {
+		if (netns == 0 || s.row.NetNS == netns) && kind.Has(s.row.Kind()) {
 			dst = append(dst, s.row)
 			t.show(&dst[len(dst)-1])
 		}
 	}
 	for i := range t.transient {
-		if c := &t.transient[i]; c.NetNS == netns && kind.Has(c.Kind()) {
+		if c := &t.transient[i]; (netns == 0 || c.NetNS == netns) && kind.Has(c.Kind()) {
 			dst = append(dst, *c)
 		}
 	}

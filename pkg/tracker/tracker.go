@@ -2,20 +2,26 @@ package tracker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/conntrace/conntrace/pkg/conn"
 )
 
-var errClosed = fmt.Errorf("tracker: %w", os.ErrClosed)
+var (
+	errStates = fmt.Errorf("changes of state cannot be polled: %w", errors.ErrUnsupported)
+	errClosed = fmt.Errorf("tracker: %w", os.ErrClosed)
+)
 
 // A Tracker follows the TCP sockets of the machine. Its methods may be called by
 // several goroutines at once.
 type Tracker struct {
 	info    Info
+	states  bool // Config.States
 	hub     *hub
 	backend backend
 }
@@ -46,7 +52,11 @@ func Open(ctx context.Context, cfg Config) (*Tracker, error) {
 	}
 	var refused []Refusal
 	for _, c := range candidates {
-		t := &Tracker{hub: newHub()}
+		if cfg.States && c.source != SourceEBPF {
+			refused = append(refused, Refusal{What: string(c.source), Err: errStates})
+			continue
+		}
+		t := &Tracker{hub: newHub(), states: cfg.States}
 		b, info, err := c.open(ctx, cfg, t.hub)
 		if err == nil {
 			t.backend, t.info = b, info
@@ -80,7 +90,12 @@ func (t *Tracker) AppendConnections(dst []conn.Conn, kind conn.Kind) ([]conn.Con
 // Subscribe returns a subscription to the events that f lets pass. Unless f says
 // otherwise it begins with a seed event for each socket that exists; whatever
 // happens from then on follows, and nothing is missing or told twice in between.
-func (t *Tracker) Subscribe(f Filter) (*Subscription, error) { return t.backend.subscribe(f) }
+func (t *Tracker) Subscribe(f Filter) (*Subscription, error) {
+	if !t.states && slices.Contains(f.Events, conn.EventState) {
+		return nil, errors.New("state events: Config.States does not ask for them")
+	}
+	return t.backend.subscribe(f)
+}
 
 // Info says how the tracker sees what it sees. The caller must not modify it.
 func (t *Tracker) Info() Info { return t.info }

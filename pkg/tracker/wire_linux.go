@@ -36,7 +36,7 @@ var recordSizes = [...]uintptr{
 	bpf.TrackerEventTypeEVENT_ACCEPT:    unsafe.Sizeof(wireOwned{}),
 	bpf.TrackerEventTypeEVENT_FAIL:      unsafe.Sizeof(wireOwned{}),
 	bpf.TrackerEventTypeEVENT_FAIL_CALL: unsafe.Sizeof(wireOwned{}),
-	bpf.TrackerEventTypeEVENT_STATE:     unsafe.Sizeof(wireHeader{}),
+	bpf.TrackerEventTypeEVENT_STATE:     unsafe.Sizeof(wireOwned{}),
 	bpf.TrackerEventTypeEVENT_CLOSE:     unsafe.Sizeof(wireClose{}),
 	bpf.TrackerEventTypeEVENT_FORK:      unsafe.Sizeof(wireTask{}),
 	bpf.TrackerEventTypeEVENT_EXEC:      unsafe.Sizeof(wireTask{}),
@@ -58,7 +58,6 @@ func decode(raw []byte) (r record, err error) {
 		return r, fmt.Errorf("ring buffer: record of type %d has %d bytes, not %d", r.header.Type, len(raw), size)
 	}
 	switch bpf.TrackerEventType(r.header.Type) {
-	case bpf.TrackerEventTypeEVENT_STATE:
 	case bpf.TrackerEventTypeEVENT_FORK, bpf.TrackerEventTypeEVENT_EXEC, bpf.TrackerEventTypeEVENT_EXIT:
 		r.task = (*wireTask)(p)
 	case bpf.TrackerEventTypeEVENT_CHILD:

@@ -100,6 +100,8 @@ func events() []conn.Event {
 		event(conn.EventClose, 0, tcp(closed, "10.0.0.5:443", "203.0.113.171:51516", 0, "")),
 		event(conn.EventClose, 0, tcp(closed, "0.0.0.0:80", "", 812, "nginx")),
 		{Time: when, Type: conn.EventGap, Conn: conn.Conn{FD: -1}, Lost: 1204},
+		event(conn.EventState, conn.Inbound, tcp(conn.StatusCloseWait, "10.0.0.5:443", "203.0.113.171:51514", 812, "nginx")),
+		event(conn.EventState, 0, tcp(conn.StatusSynSent, "", "", 0, "")),
 	}
 	es[2].Reconciled = true
 	es[7].Error = syscall.ECONNREFUSED
@@ -112,5 +114,7 @@ func events() []conn.Event {
 		Retransmits: 3, RTT: -1, Reason: conn.ReasonReset, By: conn.Local, Unaccepted: true,
 	}
 	es[11].Close = &conn.Close{Duration: -1, RTT: -1}
+	es[14].OldStatus = conn.StatusEstablished
+	es[15].OldStatus = conn.StatusClose
 	return es
 }

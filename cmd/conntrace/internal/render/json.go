@@ -52,6 +52,8 @@ func (j *JSON) AppendEvent(dst []byte, ev *conn.Event) []byte {
 		dst = appendString(dst, `,"error":`, errnoName(ev.Error))
 	case conn.EventGap:
 		dst = appendNumber(dst, `,"lost":`, ev.Lost, true)
+	case conn.EventState:
+		dst = appendName(dst, `,"old_status":`, ev.OldStatus.String(), true)
 	}
 	if ev.Reconciled {
 		dst = append(dst, `,"reconciled":true`...)

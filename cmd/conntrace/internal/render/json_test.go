@@ -41,6 +41,7 @@ func TestEventKeys(t *testing.T) {
 		conn.EventClose: {"duration_ns", "bytes_sent", "bytes_received", "retransmits", "rtt_us", "reason", "closed_by", "accepted"},
 		conn.EventFail:  {"error"},
 		conn.EventGap:   {"lost"},
+		conn.EventState: {"old_status"},
 	}
 	enc := NewJSON()
 	for _, ev := range events() {

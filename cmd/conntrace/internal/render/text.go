@@ -40,6 +40,7 @@ var colors = [...]string{
 	conn.EventFail:    "31",   // red
 	conn.EventClose:   "33",   // yellow
 	conn.EventGap:     "1;31", // bold red
+	conn.EventState:   "2",    // dim
 }
 
 // AppendHeader appends the line above the events.
@@ -73,6 +74,8 @@ func (t *Text) AppendEvent(dst []byte, ev *conn.Event) []byte {
 		dst = append(dst, ev.Status.String()...)
 	case conn.EventFail:
 		dst = appendError(dst, ev)
+	case conn.EventState:
+		dst = t.appendChange(dst, ev)
 	case conn.EventClose:
 		dst = t.appendClose(dst, ev.Close)
 	}
@@ -150,6 +153,16 @@ func (t *Text) arrow(d conn.Direction) string {
 
 // arrowWidth returns the width of an arrow and the space behind it.
 func (t *Text) arrowWidth() int { return utf8.RuneCountInString(t.arrow(0)) + len(" ") }
+
+// appendChange appends the state before and the one after.
+func (t *Text) appendChange(dst []byte, ev *conn.Event) []byte {
+	dst = append(dst, "  "...)
+	dst = append(dst, ev.OldStatus.String()...)
+	dst = append(dst, ' ')
+	dst = append(dst, t.arrow(conn.Outbound)...)
+	dst = append(dst, ' ')
+	return append(dst, ev.Status.String()...)
+}
 
 func appendError(dst []byte, ev *conn.Event) []byte {
 	if ev.Error == 0 {

@@ -1,0 +1,58 @@
+package tracker_test
+
+import (
+	"net"
+	"slices"
+	"testing"
+
+	"github.com/conntrace/conntrace/pkg/conn"
+	"github.com/conntrace/conntrace/pkg/tracker"
+)
+
+// TestResetWhileAccepted: a connection that its peer resets while it is being
+// accepted is told as both, in either order, and is in the table no more. Who replays
+// the events has none left, either.
+func TestResetWhileAccepted(t *testing.T) {
+	const n = 3000
+	tr := open(t, tracker.Config{Freshness: tracker.NeverRefresh})
+	server := start(t, "server")
+	address := server.ask("127.0.0.1:0")
+	s := subscribe(t, tr, tracker.Filter{NoSeed: true, PIDs: []int32{server.pid()}, Events: []conn.EventType{conn.EventAccept}})
+	closed := subscribe(t, tr, tracker.Filter{NoSeed: true, Direction: conn.Inbound})
+	for range n {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.(*net.TCPConn).SetLinger(0) // nothing but a RST
+		c.Close()
+	}
+
+	eventually(t, "a table without these connections", func() bool {
+		rows, err := tr.Connections(conn.KindTCP4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return !slices.ContainsFunc(rows, func(r conn.Conn) bool { return r.Laddr.String() == address && r.Raddr.IsValid() })
+	})
+	if got := len(s.rest(tr)); got != n {
+		t.Errorf("%d accepts were told, of %d", got, n)
+	}
+	open := make(map[uint64]bool)
+	for _, e := range closed.rest(tr) {
+		if e.Laddr.String() == address {
+			open[e.Cookie] = e.Type == conn.EventAccept && e.Status != conn.StatusClose
+		}
+	}
+	for cookie, left := range open {
+		if left {
+			t.Errorf("no close of the socket with cookie %d after its accept", cookie)
+		}
+	}
+	if len(open) != n {
+		t.Errorf("%d connections were told of, of %d", len(open), n)
+	}
+	if st := tr.Stats(); st.Lost.Events() != 0 {
+		t.Errorf("account: %+v", st)
+	}
+}
