@@ -38,7 +38,7 @@ generate() {
 		-O2 -g -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare -ffile-prefix-map="$PWD"=.
 }
 generate Tracker tracker.bpf.c -type event_type -type role -type header -type socket_event -type close_event -type account
-generate Snapshot iter.bpf.c -type inet_row -type unix_row -type holder_row
+generate Snapshot iter.bpf.c -type inet_row -type holder_row
 
 [ "${1-}" = -check ] || exit 0
 status=0
