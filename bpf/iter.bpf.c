@@ -10,7 +10,6 @@
 
 /* Keep in BTF what the Go types are made from. */
 const struct inet_row *inet_row_btf __attribute__((unused));
-const struct unix_row *unix_row_btf __attribute__((unused));
 const struct holder_row *holder_row_btf __attribute__((unused));
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
@@ -79,35 +78,6 @@ int udp_sockets(struct bpf_iter__udp *ctx)
 		return 0;
 	inet_fill(&row, &up->inet.sk.__sk_common, ctx->uid);
 	row.inode = socket_inode(up->inet.sk.sk_socket);
-	bpf_seq_write(ctx->meta->seq, &row, sizeof(row));
-	return 0;
-}
-
-SEC("iter/unix")
-int unix_sockets(struct bpf_iter__unix *ctx)
-{
-	struct unix_sock *u = ctx->unix_sk;
-	struct unix_row row = {};
-
-	if (!u)
-		return 0;
-
-	struct unix_address *addr = u->addr;
-
-	row.inode = socket_inode(u->sk.sk_socket);
-	row.cookie = bpf_get_socket_cookie(&u->sk);
-	row.uid = ctx->uid;
-	row.type = u->sk.sk_type;
-	if (addr) {
-		s32 length = addr->len - (s32)sizeof(u16); /* sun_family */
-
-		if (length > 0) {
-			if (length > UNIX_PATH_SIZE)
-				length = UNIX_PATH_SIZE;
-			row.length = length;
-			BPF_CORE_READ_INTO(&row.path, addr, name[0].sun_path);
-		}
-	}
 	bpf_seq_write(ctx->meta->seq, &row, sizeof(row));
 	return 0;
 }

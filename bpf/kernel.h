@@ -177,20 +177,6 @@ struct udp_sock {
 	struct inet_sock inet;
 };
 
-struct sockaddr_un {
-	char sun_path[108];
-};
-
-struct unix_address {
-	int len;
-	struct sockaddr_un name[0];
-};
-
-struct unix_sock {
-	struct sock sk;
-	struct unix_address *addr;
-};
-
 struct mptcp_sock {
 	struct sock *first;
 };
@@ -275,12 +261,6 @@ struct bpf_iter__tcp {
 struct bpf_iter__udp {
 	struct bpf_iter_meta *meta;
 	struct udp_sock *udp_sk;
-	u32 uid;
-};
-
-struct bpf_iter__unix {
-	struct bpf_iter_meta *meta;
-	struct unix_sock *unix_sk;
 	u32 uid;
 };
 

@@ -22,18 +22,6 @@ struct inet_row {
 	u8 unused[6];
 };
 
-/* sizeof(sockaddr_un.sun_path), and a NUL (unix_mkname()) */
-enum { UNIX_PATH_SIZE = 112 };
-
-struct unix_row {
-	u64 inode;
-	u64 cookie;
-	u32 uid;
-	u16 type;
-	u16 length;		 /* of path */
-	u8 path[UNIX_PATH_SIZE]; /* as bound: an abstract one begins with a NUL */
-};
-
 /* A descriptor of a socket, whatever its family. */
 struct holder_row {
 	u64 inode;

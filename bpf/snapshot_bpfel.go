@@ -34,16 +34,6 @@ type SnapshotInetRow struct {
 	Unused [6]uint8
 }
 
-type SnapshotUnixRow struct {
-	_      structs.HostLayout
-	Inode  uint64
-	Cookie uint64
-	Uid    uint32
-	Type   uint16
-	Length uint16
-	Path   [112]uint8
-}
-
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -51,10 +41,8 @@ const (
 	SnapshotProgHolders     = "holders"
 	SnapshotProgTcpSockets  = "tcp_sockets"
 	SnapshotProgUdpSockets  = "udp_sockets"
-	SnapshotProgUnixSockets = "unix_sockets"
 	SnapshotVarHolderRowBtf = "holder_row_btf"
 	SnapshotVarInetRowBtf   = "inet_row_btf"
-	SnapshotVarUnixRowBtf   = "unix_row_btf"
 )
 
 // LoadSnapshot returns the embedded CollectionSpec for Snapshot.
@@ -99,10 +87,9 @@ type SnapshotSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type SnapshotProgramSpecs struct {
-	Holders     *ebpf.ProgramSpec `ebpf:"holders"`
-	TcpSockets  *ebpf.ProgramSpec `ebpf:"tcp_sockets"`
-	UdpSockets  *ebpf.ProgramSpec `ebpf:"udp_sockets"`
-	UnixSockets *ebpf.ProgramSpec `ebpf:"unix_sockets"`
+	Holders    *ebpf.ProgramSpec `ebpf:"holders"`
+	TcpSockets *ebpf.ProgramSpec `ebpf:"tcp_sockets"`
+	UdpSockets *ebpf.ProgramSpec `ebpf:"udp_sockets"`
 }
 
 // SnapshotMapSpecs contains maps before they are loaded into the kernel.
@@ -117,7 +104,6 @@ type SnapshotMapSpecs struct {
 type SnapshotVariableSpecs struct {
 	HolderRowBtf *ebpf.VariableSpec `ebpf:"holder_row_btf"`
 	InetRowBtf   *ebpf.VariableSpec `ebpf:"inet_row_btf"`
-	UnixRowBtf   *ebpf.VariableSpec `ebpf:"unix_row_btf"`
 }
 
 // SnapshotObjects contains all objects after they have been loaded into the kernel.
@@ -152,17 +138,15 @@ func (m *SnapshotMaps) Close() error {
 type SnapshotVariables struct {
 	HolderRowBtf *ebpf.Variable `ebpf:"holder_row_btf"`
 	InetRowBtf   *ebpf.Variable `ebpf:"inet_row_btf"`
-	UnixRowBtf   *ebpf.Variable `ebpf:"unix_row_btf"`
 }
 
 // SnapshotPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to LoadSnapshotObjects or ebpf.CollectionSpec.LoadAndAssign.
 type SnapshotPrograms struct {
-	Holders     *ebpf.Program `ebpf:"holders"`
-	TcpSockets  *ebpf.Program `ebpf:"tcp_sockets"`
-	UdpSockets  *ebpf.Program `ebpf:"udp_sockets"`
-	UnixSockets *ebpf.Program `ebpf:"unix_sockets"`
+	Holders    *ebpf.Program `ebpf:"holders"`
+	TcpSockets *ebpf.Program `ebpf:"tcp_sockets"`
+	UdpSockets *ebpf.Program `ebpf:"udp_sockets"`
 }
 
 func (p *SnapshotPrograms) Close() error {
@@ -170,7 +154,6 @@ func (p *SnapshotPrograms) Close() error {
 		p.Holders,
 		p.TcpSockets,
 		p.UdpSockets,
-		p.UnixSockets,
 	)
 }
 

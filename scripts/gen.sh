@@ -39,7 +39,7 @@ generate() {
 }
 generate Tracker tracker.bpf.c -type event_type -type role -type connect_tier -type header -type socket_event -type owned_event \
 	-type close_event -type task_event -type account -type process
-generate Snapshot iter.bpf.c -type inet_row -type unix_row -type holder_row
+generate Snapshot iter.bpf.c -type inet_row -type holder_row
 
 [ "${1-}" = -check ] || exit 0
 status=0

@@ -5,13 +5,14 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"unique"
 )
 
 // An Addr is the address of one end of a socket: IP and port, or the path of a
 // unix socket, or none (the zero Addr). Addrs can be compared with ==.
 type Addr struct {
-	ip   [16]byte // IPv4 in the first four bytes
-	path string
+	path unique.Handle[string] // of a unix socket with a name; as large as a pointer
+	ip   [16]byte              // IPv4 in the first four bytes
 	port uint16
 	form addrForm
 }
@@ -72,7 +73,13 @@ func AddrFrom(ap netip.AddrPort) Addr {
 // byte; an abstract name starts with '@', and each NUL in it is written '@' as
 // in /proc/net/unix. "" is a socket without a name, which is an address all the
 // same: psutil shows "" for it, not none.
-func AddrUnix(path string) Addr { return Addr{path: path, form: formUnix} }
+func AddrUnix(path string) Addr {
+	a := Addr{form: formUnix}
+	if path != "" {
+		a.path = unique.Make(path)
+	}
+	return a
+}
 
 // AddrSunPath returns the address of an AF_UNIX socket that is bound to name, the
 // bytes of sockaddr_un.sun_path (unix(7)). A path ends at its first NUL. A name that
@@ -109,7 +116,12 @@ func (a Addr) IP() netip.Addr {
 func (a Addr) Port() uint16 { return a.port }
 
 // Path returns the path of a unix socket, "" for every other address.
-func (a Addr) Path() string { return a.path }
+func (a Addr) Path() string {
+	if a.path == (unique.Handle[string]{}) {
+		return ""
+	}
+	return a.path.Value()
+}
 
 // In reports whether the IP address is in one of the prefixes. An IPv4 prefix
 // covers IPv4-mapped IPv6 addresses too.
@@ -134,7 +146,7 @@ func (a Addr) Append(dst []byte) []byte {
 		dst = a.IP().AppendTo(dst)
 		dst = append(dst, ']')
 	case formUnix:
-		return append(dst, a.path...)
+		return append(dst, a.Path()...)
 	default:
 		return dst
 	}

@@ -16,9 +16,9 @@ type Conn struct {
 	FD     int32  // descriptor in the process PID; -1: unknown
 	Family Family // AF_INET, AF_INET6, AF_UNIX
 	Type   Type   // SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET
+	Status Status // TCP state; StatusNone for UDP and unix sockets
 	Laddr  Addr   // local address; the zero Addr if there is none
 	Raddr  Addr   // remote address; the zero Addr if there is none
-	Status Status // TCP state; StatusNone for UDP and unix sockets
 	PID    int32  // process that holds the socket; 0: unknown
 
 	Known  Known  // which of UID, NetNS, Inode, Cookie and Holders are known

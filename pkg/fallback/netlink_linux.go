@@ -35,11 +35,19 @@ const (
 // once, and fails with the kernel's reason; that wraps [errors.ErrUnsupported] if
 // the kernel does not have what it takes.
 func Netlink(procfsRoot string) (Source, error) {
-	d := sockDiag{buffers: &sync.Pool{New: func() any { return new([dumpBuffer]byte) }}}
+	d := newSockDiag()
 	if err := d.probe(); err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
 	return NewSource("netlink", procfsRoot, d, procHolders{procfsRoot})
+}
+
+// SockDiag returns what reads the socket tables by sock_diag(7), for a source that has
+// no better way to read some of them.
+func SockDiag() Tables { return newSockDiag() }
+
+func newSockDiag() sockDiag {
+	return sockDiag{buffers: &sync.Pool{New: func() any { return new([dumpBuffer]byte) }}}
 }
 
 // sockDiag reads socket tables by sock_diag.

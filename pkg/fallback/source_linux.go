@@ -137,7 +137,10 @@ func (s *linuxSource) read(ctx context.Context, q Query, m *scratch, atOnce bool
 	snap.Conns = make([]conn.Conn, 0, expected+expected/16)
 
 	var holdersErr error
-	readHolders := func() { m.holdings, snap.Hidden, holdersErr = s.readHolders(ctx, m.holdings[:0], q) }
+	readHolders := func() {
+		m.holdings, snap.Hidden, holdersErr = s.readHolders(ctx, m.holdings[:0], q)
+		m.index.build(m.holdings, q.PID)
+	}
 	var wg sync.WaitGroup
 	if atOnce {
 		wg.Go(readHolders)
@@ -151,7 +154,6 @@ func (s *linuxSource) read(ctx context.Context, q Query, m *scratch, atOnce bool
 		return Snapshot{}, err
 	}
 	s.size.Store(int64(len(snap.Conns)))
-	m.index.build(m.holdings, q.PID)
 	snap.Conns = join(snap.Conns, &m.index, q)
 	return snap, nil
 }

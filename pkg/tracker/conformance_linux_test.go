@@ -44,6 +44,7 @@ func TestConformance(t *testing.T) {
 		{"unix odd names", unixOddNames},
 		{"unix connected", unixConnected},
 		{"unix unaccepted", unixUnaccepted},
+		{"many", many},
 	} {
 		t.Run(s.name, func(t *testing.T) {
 			b := newTestbed(t)

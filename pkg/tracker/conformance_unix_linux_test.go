@@ -144,3 +144,23 @@ func unixUnaccepted(b *testbed, self *actor) {
 		}
 	}
 }
+
+// As many sockets of each table as the kernel does not tell of in one piece.
+func many(b *testbed, self *actor) {
+	for range 600 {
+		for _, s := range []struct{ domain, typ int }{
+			{unix.AF_UNIX, unix.SOCK_STREAM}, {unix.AF_INET, unix.SOCK_DGRAM}, {unix.AF_INET, unix.SOCK_STREAM},
+		} {
+			fd := self.do("socket", s.domain, s.typ, 0)
+			status := conn.StatusNone
+			if s.domain == unix.AF_INET {
+				self.do("bind", fd, at("127.0.0.1", 0))
+			}
+			if s.domain == unix.AF_INET && s.typ == unix.SOCK_STREAM {
+				self.do("listen", fd, 1)
+				status = conn.StatusListen
+			}
+			b.own(self, fd, status)
+		}
+	}
+}

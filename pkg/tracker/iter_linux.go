@@ -21,14 +21,18 @@ import (
 // The records of the iterators: bpf/snapshot.h.
 type (
 	inetRow   = bpf.SnapshotInetRow
-	unixRow   = bpf.SnapshotUnixRow
 	holderRow = bpf.SnapshotHolderRow
 )
 
 // iterators are the BPF iterators that read the kernel's tables: a program in the
 // kernel visits each socket, or descriptor, and writes a small record of it.
+//
+// Unix sockets are read by sock_diag: the kernel's iterator of them loses some. Each
+// time its buffer is full it goes on with the next bucket of the hash table
+// (bpf_iter_unix_seq_stop leaves st_bucket_done set, in Linux 5.16 to 6.18).
 type iterators struct {
-	tcp, udp, unix, holders *link.Iter
+	tcp, udp, holders *link.Iter
+	unix              fallback.Tables
 }
 
 // loadIterators loads them once for the life of the process: that takes longer
@@ -65,14 +69,13 @@ func newIterators() (*iterators, error) {
 		return nil, cause(err)
 	}
 	defer programs.Close() // the links keep them
-	it := new(iterators)
+	it := &iterators{unix: fallback.SockDiag()}
 	for _, p := range []struct {
 		program *ebpf.Program
 		iter    **link.Iter
 	}{
 		{programs.TcpSockets, &it.tcp},
 		{programs.UdpSockets, &it.udp},
-		{programs.UnixSockets, &it.unix},
 		{programs.Holders, &it.holders},
 	} {
 		iter, err := link.AttachIter(link.IterOptions{Program: p.program})
@@ -86,14 +89,14 @@ func newIterators() (*iterators, error) {
 }
 
 func (it *iterators) close() {
-	for _, l := range []*link.Iter{it.tcp, it.udp, it.unix, it.holders} {
+	for _, l := range []*link.Iter{it.tcp, it.udp, it.holders} {
 		if l != nil {
 			l.Close()
 		}
 	}
 }
 
-// iterSource returns the source that reads everything by iterators.
+// iterSource returns the source that reads by iterators.
 func iterSource(procfs string) (fallback.Source, error) {
 	it, err := loadIterators()
 	if err != nil {
@@ -118,13 +121,7 @@ func (it *iterators) Read(ctx context.Context, ns fallback.Namespace, kinds conn
 		}
 	}
 	if kinds&conn.KindUnix != 0 {
-		err := readRows(ctx, it.unix, ns, func(row *unixRow) {
-			s.Conns = append(s.Conns, conn.Conn{})
-			fillUnix(&s.Conns[len(s.Conns)-1], row)
-		})
-		if err != nil {
-			return fmt.Errorf("unix: %w", err)
-		}
+		return it.unix.Read(ctx, ns, conn.KindUnix, s)
 	}
 	return nil
 }
@@ -225,18 +222,4 @@ func fillInet(c *conn.Conn, row *inetRow, typ conn.Type) {
 	if c.Status = conn.Status(row.State); row.State == newSynRecv {
 		c.Status = conn.StatusSynRecv
 	}
-}
-
-// fillUnix makes c the socket of row, without a holder.
-func fillUnix(c *conn.Conn, row *unixRow) {
-	c.Family, c.Type = conn.Unix, conn.Type(row.Type)
-	c.FD = -1
-	c.Known = conn.KnownInode | conn.KnownCookie
-	c.Inode, c.Cookie = row.Inode, row.Cookie
-	if row.Inode != 0 {
-		c.UID = row.Uid
-		c.Known |= conn.KnownUID
-	}
-	c.Laddr = conn.AddrSunPath(row.Path[:min(int(row.Length), len(row.Path))])
-	c.Raddr = conn.AddrUnix("")
 }
