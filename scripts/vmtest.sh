@@ -281,6 +281,7 @@ packages=(pkg/tracker pkg/fallback cmd/conntrace internal/procinfo internal/ring
 # But these are left out: they do not depend on the kernel, and are slow when emulated,
 # most of them because they load the programs again and again, or make a load.
 leave_out='^(TestSubscriptionOrder|TestCompletion|TestHelp|TestWrongUse|TestVerify.*|TestStopped'
+leave_out+='|TestLosses|TestGapsAddUp|TestKilled|TestProperty.*'
 leave_out+='|TestWatch(Signals|Duration|IsDefault|ClosedPipe|DropsPrivileges|SlowOutput))$'
 
 # matrix [KERNEL...] runs the tests on each kernel, and those of a locked down kernel on

@@ -27,10 +27,12 @@ func remedy(err error, sys sysinfo.Info) string {
 	}
 	var verifier *ebpf.VerifierError
 	switch {
-	case errors.As(err, &verifier): // which may be EACCES, but not for want of a privilege
-		return verifierRemedy(verifier, sys)
 	case errors.Is(err, fallback.ErrNoSockDiag):
 		return "load its modules: modprobe -a tcp_diag udp_diag unix_diag"
+	case sys.Before(5, 12): // nothing else is worth mending; see testenv.OldKernel
+		return "this kernel is too old for it: Linux 5.12 or later is needed"
+	case errors.As(err, &verifier): // which may be EACCES, but not for want of a privilege
+		return verifierRemedy(verifier, linux)
 	case errors.Is(err, tracepoint.ErrNotMounted):
 		return "mount it (mount -t tracefs tracefs /sys/kernel/tracing), or run with CAP_SYS_ADMIN"
 	case errors.Is(err, tracepoint.ErrClosed):
@@ -40,7 +42,7 @@ func remedy(err error, sys sysinfo.Info) string {
 	case isENOSYS(err):
 		return "this kernel was built without it"
 	case errors.Is(err, fs.ErrPermission):
-		return permissionRemedy(sys)
+		return permissionRemedy(linux)
 	case !linux.BTF:
 		return "the kernel must have BTF (CONFIG_DEBUG_INFO_BTF=y), readable as /sys/kernel/btf/vmlinux"
 	}
@@ -54,37 +56,25 @@ func isENOSYS(err error) bool {
 
 // permissionRemedy returns what may stand behind an EPERM. The first reason that
 // applies is the one to mend first.
-func permissionRemedy(sys sysinfo.Info) string {
-	linux := sys.Linux
+func permissionRemedy(linux *sysinfo.Linux) string {
 	missing := missingCapabilities(linux, bpfCapabilities...)
 	switch {
 	case len(missing) > 0:
 		return "run as root, or with " + strings.Join(missing, " and ")
-	case tooOld(sys):
-		return tooOldRemedy
 	case !linux.HostUsers: // bpf_capable() asks for those of the first one
 		return "capabilities in a user namespace do not count for BPF: run outside of it"
 	case linux.Seccomp == "filter":
 		return "a seccomp filter may forbid it: allow bpf(2) and perf_event_open(2)"
 	case linux.Lockdown != "" && linux.Lockdown != "none":
-		return "kernel lockdown (" + linux.Lockdown + ") forbids it; it ends with a boot without Secure Boot or lockdown="
+		return "kernel lockdown (" + linux.Lockdown + "), or a security module, forbids it; lockdown ends with a boot without Secure Boot or lockdown="
 	}
 	return "the kernel forbids it although the capabilities are there: a security module, or no BPF trampolines"
 }
 
-// tooOld reports whether the kernel lacks what the programs need: socket cookies in
-// tracing programs, and atomic operations that return a value.
-func tooOld(sys sysinfo.Info) bool { return sys.Before(5, 12) }
-
-const tooOldRemedy = "this kernel is too old for it: Linux 5.12 or later is needed"
-
 // verifierRemedy returns what would mend a program that the verifier refuses.
-func verifierRemedy(err *ebpf.VerifierError, sys sysinfo.Info) string {
+func verifierRemedy(err *ebpf.VerifierError, linux *sysinfo.Linux) string {
 	isProbeRead := func(line string) bool { return strings.Contains(line, "bpf_probe_read") }
-	switch {
-	case tooOld(sys):
-		return tooOldRemedy
-	case sys.Linux.Lockdown == "confidentiality" && slices.ContainsFunc(err.Log, isProbeRead):
+	if linux.Lockdown == "confidentiality" && slices.ContainsFunc(err.Log, isProbeRead) {
 		return "kernel lockdown (confidentiality) keeps BPF from reading the kernel's memory: boot with lockdown=integrity or none"
 	}
 	return "this kernel's verifier refuses the program: please report it with this message"
