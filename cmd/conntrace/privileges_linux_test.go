@@ -131,6 +131,7 @@ func drop() (d dropped, err error) {
 	if err != nil {
 		return d, err
 	}
+	defer l.Close()
 	s, err := t.Subscribe(tracker.Filter{NoSeed: true, Events: []conn.EventType{conn.EventConnect}, PIDs: []int32{int32(os.Getpid())}})
 	if err != nil {
 		return d, err
@@ -139,6 +140,7 @@ func drop() (d dropped, err error) {
 	if err != nil {
 		return d, err
 	}
+	defer c.Close()
 	e, err := s.Next(ctx)
 	if err != nil {
 		return d, err
