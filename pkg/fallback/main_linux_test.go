@@ -42,10 +42,37 @@ func helper(mode string) {
 		}
 		defer l.Close()
 		fmt.Print(l.Addr(), " ")
+	default:
+		var n int
+		if _, err := fmt.Sscanf(mode, "connections %d", &n); err != nil {
+			panic(err)
+		}
+		holdConnections(n)
 	}
 	fmt.Println("ready")
 	io.Copy(io.Discard, os.Stdin)
 }
+
+// holdConnections opens n connections over loopback and holds both ends of each.
+func holdConnections(n int) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	for range n {
+		client, err := net.Dial("tcp4", l.Addr().String())
+		if err != nil {
+			panic(err)
+		}
+		server, err := l.Accept()
+		if err != nil {
+			panic(err)
+		}
+		heldConns = append(heldConns, client, server)
+	}
+}
+
+var heldConns []net.Conn // by a helper
 
 // A child is a process that runs [helper].
 type child struct {
