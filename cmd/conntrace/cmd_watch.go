@@ -78,7 +78,7 @@ a summary on stderr.
 	must(flags.MarkHidden("udp")) // understood, to be told that they have no events
 	must(flags.MarkHidden("unix"))
 	o.sourceFlags.add(cmd)
-	flags.Var(&value[time.Duration]{dst: &o.pollInterval, text: "1s", name: "TIME", parse: parseDuration}, "poll-interval", "time between two looks, where the source has to be polled")
+	flags.Var(&value[time.Duration]{dst: &o.pollInterval, text: "1s", name: "TIME", parse: parseDuration}, "poll-interval", "shortest time between two looks, where the source has to be polled; up to ten times as long if they take more than 2 % of a core")
 	complete(cmd, "direction", []string{conn.Inbound.String(), conn.Outbound.String()})
 	completeList(cmd, "event", conn.EventNames())
 	for _, flag := range []string{"pid", "duration", "count", "poll-interval"} {
@@ -116,7 +116,7 @@ func (o *watchOptions) run(cmd *cobra.Command) error {
 	}
 	defer s.Close()
 	if !o.quiet {
-		noteSource(cmd.ErrOrStderr(), t.Info(), o.pollInterval)
+		noteSource(cmd.ErrOrStderr(), t.Info())
 	}
 	if o.duration > 0 {
 		var expire context.CancelFunc
@@ -132,7 +132,7 @@ func (o *watchOptions) run(cmd *cobra.Command) error {
 		err = closeErr
 	}
 	if err == nil && !o.quiet {
-		sum.write(cmd.ErrOrStderr(), t.Stats())
+		sum.write(cmd.ErrOrStderr(), t.Info(), t.Stats())
 	}
 	return err
 }

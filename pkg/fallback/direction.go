@@ -85,21 +85,23 @@ func (p *Poller) directionOf(s *polled) conn.Direction {
 	if p.listeners.has(&s.Conn) {
 		return conn.Inbound
 	}
-	if !s.Known.Has(conn.KnownCookie) { // by which the other end cannot be found
-		// The other end may be of the other family, with the same addresses.
-		for _, family := range []conn.Family{conn.Inet, conn.Inet6} {
-			mirror := conn.Conn{Family: family, NetNS: s.NetNS, Laddr: s.Raddr, Raddr: s.Laddr}
-			if other := p.sockets[tupleOf(&mirror)]; other != nil {
-				switch {
-				case other.direction == conn.Outbound:
-					return conn.Inbound
-				case other.direction == conn.Inbound, p.listeners.has(&mirror):
-					return conn.Outbound
-				}
-			}
+	// The other end may be of the other family, with the same addresses.
+	for _, family := range []conn.Family{conn.Inet, conn.Inet6} {
+		mirror := conn.Conn{Family: family, NetNS: s.NetNS, Laddr: s.Raddr, Raddr: s.Laddr}
+		other := p.sockets[tupleOf(&mirror)] // none where cookies tell sockets apart
+		switch {
+		case other != nil && other.direction == conn.Outbound:
+			return conn.Inbound
+		case other != nil && other.direction == conn.Inbound, (other != nil || here(&s.Conn)) && p.listeners.has(&mirror):
+			return conn.Outbound
 		}
 	}
 	return byPorts(s.Laddr.Port(), s.Raddr.Port(), p.observer.ephemeral())
+}
+
+// here reports whether the other end of c is sure to be on this machine.
+func here(c *conn.Conn) bool {
+	return c.Raddr.IP() == c.Laddr.IP() || c.Raddr.IP().Unmap().IsLoopback()
 }
 
 // A portRange is the ports from first to last.

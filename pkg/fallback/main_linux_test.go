@@ -44,13 +44,34 @@ func helper(mode string) {
 		fmt.Print(l.Addr(), " ")
 	default:
 		var n int
-		if _, err := fmt.Sscanf(mode, "connections %d", &n); err != nil {
+		var addr string
+		if _, err := fmt.Sscanf(mode, "connections %d", &n); err == nil {
+			holdConnections(n)
+		} else if _, err := fmt.Sscanf(mode, "churn %d %s", &n, &addr); err == nil {
+			churn(n, addr)
+		} else {
 			panic(err)
 		}
-		holdConnections(n)
 	}
 	fmt.Println("ready")
 	io.Copy(io.Discard, os.Stdin)
+}
+
+// churn opens n connections one after the other, some of which live for long, and
+// prints the local port and the life of each.
+func churn(n int, addr string) {
+	for i := range n {
+		c, err := net.Dial("tcp4", addr)
+		if err != nil {
+			panic(err)
+		}
+		began := time.Now()
+		time.Sleep(time.Duration(i*i) * 60 * time.Millisecond)
+		life := time.Since(began)
+		port := c.LocalAddr().(*net.TCPAddr).Port
+		c.Close()
+		fmt.Println(port, life.Nanoseconds())
+	}
 }
 
 // holdConnections opens n connections over loopback and holds both ends of each.

@@ -103,10 +103,12 @@ func (t *tcpInfo) cleared() bool {
 	return t.bytesAcked == 0 && t.bytesReceived == 0 && t.rtt == 0
 }
 
-// atEnd returns how a connection went that direction tells who has opened. peerFIN
-// reports whether the peer had shut it down.
+// atEnd returns how a connection went that direction tells who has opened; nil if
+// the counts do not tell. peerFIN reports whether the peer had shut it down, of one
+// that was shut down from here. Where a connection was reset after the peer had shut it
+// down, that counts as a byte received.
 func (t *tcpInfo) atEnd(direction conn.Direction, peerFIN func() bool) *conn.Close {
-	if t.cleared() {
+	if t.cleared() || direction == 0 {
 		return nil
 	}
 	c := &conn.Close{
@@ -123,11 +125,11 @@ func (t *tcpInfo) atEnd(direction conn.Direction, peerFIN func() bool) *conn.Clo
 	if direction == conn.Outbound {
 		fins-- // its SYN
 	}
-	shut := direction != 0 && fins == 1
+	shut := fins == 1
 	switch {
 	case shut:
 		c.Reason = conn.ReasonFin
-	case direction != 0 && fins == 0 && t.retransmits == 0 && t.probes == 0:
+	case fins == 0 && t.retransmits == 0 && t.probes == 0:
 		c.Reason = conn.ReasonReset
 	}
 	switch {
