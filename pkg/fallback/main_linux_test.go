@@ -44,13 +44,19 @@ func helper(mode string) {
 		fmt.Print(l.Addr(), " ")
 	default:
 		var n int
-		var addr string
+		var text string
 		if _, err := fmt.Sscanf(mode, "connections %d", &n); err == nil {
 			holdConnections(n)
-		} else if _, err := fmt.Sscanf(mode, "churn %d %s", &n, &addr); err == nil {
-			churn(n, addr)
+		} else if _, err := fmt.Sscanf(mode, "churn %d %s", &n, &text); err == nil {
+			churn(n, text)
+		} else if _, err := fmt.Sscanf(mode, "host %s", &text); err == nil {
+			host(text)
+			return
+		} else if _, err := fmt.Sscanf(mode, "container %d %s", &n, &text); err == nil {
+			container(text, uint16(n))
+			return
 		} else {
-			panic(err)
+			panic("unknown helper " + mode)
 		}
 	}
 	fmt.Println("ready")
