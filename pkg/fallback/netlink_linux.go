@@ -45,7 +45,7 @@ func Netlink(procfsRoot string) (Source, error) {
 	if !isOwnProc(procfsRoot) {
 		home, err := rootNamespace(procfsRoot)
 		if err != nil {
-			return nil, fmt.Errorf("netlink: network namespace of process 1 in %s: %w", procfsRoot, err)
+			return nil, fmt.Errorf("netlink: %w", &EnterError{procfsRoot, err})
 		}
 		d.home = &home
 	}
