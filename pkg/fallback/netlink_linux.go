@@ -120,6 +120,7 @@ type diagConn struct {
 	fd      int
 	buf     *[dumpBuffer]byte
 	buffers *sync.Pool
+	devices map[uint64]uint32 // interfaces that sockets of the last list are bound to, by cookie
 }
 
 func (d sockDiag) open() (*diagConn, error) {

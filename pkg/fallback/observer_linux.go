@@ -117,7 +117,7 @@ func (o *linuxObserver) look(ctx context.Context, row func(c *conn.Conn)) ([]err
 
 // identify implements [observer].
 func (o *linuxObserver) identify(ctx context.Context, sockets []*polled, listeners listeners) (hidden int, err error) {
-	hidden, err = o.owners.find(ctx, sockets, listeners)
+	hidden, err = o.owners.find(ctx, sockets, listeners, o.exists)
 	procs := make(map[int32]*conn.Process)
 	for _, s := range sockets {
 		if s.PID != 0 && s.Process == nil {
@@ -133,6 +133,15 @@ func (o *linuxObserver) identify(ctx context.Context, sockets []*polled, listene
 		}
 	}
 	return hidden, err
+}
+
+// exists reports whether the socket c is still there, as far as the kernel can be
+// asked for one.
+func (o *linuxObserver) exists(c *conn.Conn) bool {
+	if o.diag == nil || c.Status == conn.StatusListen {
+		return true
+	}
+	return o.diag.find(c, c.Cookie, func([]byte) {}) != unix.ENOENT
 }
 
 // openedBy asks the kernel who opened a connection; 0 if it cannot tell.
@@ -212,6 +221,10 @@ func (o *linuxObserver) closes(f func(d *destroyed)) (lost uint64, err error) {
 // list calls row with each TCP socket of the kinds that is in one of the states. row
 // may change what it gets, but not keep it.
 func (c *diagConn) list(ctx context.Context, kinds conn.Kind, states uint32, row func(c *conn.Conn)) (warnings []error, err error) {
+	if c.devices == nil {
+		c.devices = make(map[uint64]uint32)
+	}
+	clear(c.devices)
 	for i := range tables {
 		t := &tables[i]
 		if !kinds.Has(t.kind) || t.typ != conn.Stream {
@@ -226,6 +239,9 @@ func (c *diagConn) list(ctx context.Context, kinds conn.Kind, states uint32, row
 			}
 			if b[2] == timerTimeWait {
 				s.Status = conn.StatusTimeWait
+			}
+			if device := hostEndian.Uint32(b[40:]); device != 0 {
+				c.devices[s.Cookie] = device
 			}
 			row(&s)
 		})
@@ -259,6 +275,7 @@ func (c *diagConn) find(s *conn.Conn, cookie uint64, record func([]byte)) error 
 	putPort(id[2:], s.Raddr)
 	putIP(id[4:20], s.Laddr)
 	putIP(id[20:36], s.Raddr)
+	hostEndian.PutUint32(id[36:], c.devices[s.Cookie]) // idiag_if
 	hostEndian.PutUint32(id[40:], uint32(cookie))
 	hostEndian.PutUint32(id[44:], uint32(cookie>>32))
 	seq, err := c.send(b, 0)

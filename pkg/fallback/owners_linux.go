@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -28,7 +29,7 @@ type ownerSearch struct {
 }
 
 // keptRecent is how many processes that had new sockets are looked at first.
-const keptRecent = 8
+const keptRecent = 32
 
 func newOwnerSearch(root string) (*ownerSearch, error) {
 	fds, err := openProcFDs(root)
@@ -44,8 +45,8 @@ func (o *ownerSearch) close() { o.fds.close() }
 // A connection gets the first process that is found to hold it. A listener, which
 // many may hold, gets the one with the highest PID, as in a snapshot; so all are
 // looked at. hidden counts the processes that may not be read; it is -1 if not all
-// were looked at.
-func (o *ownerSearch) find(ctx context.Context, sockets []*polled, listeners listeners) (hidden int, err error) {
+// were looked at. exists reports whether a socket is still there, or may be.
+func (o *ownerSearch) find(ctx context.Context, sockets []*polled, listeners listeners, exists func(c *conn.Conn) bool) (hidden int, err error) {
 	clear(o.wanted)
 	clear(o.visited)
 	var likely []int32
@@ -73,6 +74,11 @@ func (o *ownerSearch) find(ctx context.Context, sockets []*polled, listeners lis
 				return -1, nil
 			}
 		}
+	}
+	// What has gone meanwhile is not worth the rest.
+	maps.DeleteFunc(o.wanted, func(_ uint64, s *polled) bool { return !exists(&s.Conn) })
+	if len(o.wanted) == 0 {
+		return -1, nil
 	}
 	if _, err := unix.Seek(o.fds.root, 0, io.SeekStart); err != nil {
 		return -1, err

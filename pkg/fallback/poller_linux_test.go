@@ -167,6 +167,37 @@ func TestPollerCloses(t *testing.T) {
 	}
 }
 
+// TestPollerDevice: the kernel is asked for a socket that is bound to an interface
+// by that too.
+func TestPollerDevice(t *testing.T) {
+	unshareNet(t)
+	src, err := Netlink("/proc")
+	must(t, err)
+	p := newPoller(t, src)
+	l := listen(t, unix.AF_INET, [16]byte{})
+	client := socket(t, unix.AF_INET, unix.SOCK_STREAM)
+	must(t, unix.BindToDevice(client, "lo"))
+	must(t, unix.Connect(client, sockaddr(unix.AF_INET, [16]byte{}, localAddr(t, l).Port())))
+	accept(t, l)
+	poll(t, p)
+	o := p.observer.(*linuxObserver)
+	for _, s := range p.sockets {
+		if !o.exists(&s.Conn) {
+			t.Errorf("%v to %v does not exist", s.Laddr, s.Raddr)
+		}
+		if s.phase == connected && o.openedBy(&s.Conn) != s.direction {
+			t.Errorf("%v to %v: opened by %v, want %v", s.Laddr, s.Raddr, o.openedBy(&s.Conn), s.direction)
+		}
+	}
+	must(t, unix.Close(client))
+	closes(t, p, 1)
+	for _, s := range p.sockets {
+		if s.Cookie++; s.phase == connected && o.exists(&s.Conn) {
+			t.Errorf("%v to %v exists with another cookie", s.Laddr, s.Raddr)
+		}
+	}
+}
+
 // TestPollerFailed: an attempt that fails between two looks is told if its socket
 // still knows where it was to go.
 func TestPollerFailed(t *testing.T) {
