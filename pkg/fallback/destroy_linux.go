@@ -15,8 +15,8 @@ import (
 
 const (
 	// destroyGroups are the multicast groups SKNLGRP_INET_TCP_DESTROY (1) and
-	// SKNLGRP_INET6_TCP_DESTROY (3) of include/uapi/linux/sock_diag.h.
-	destroyGroups = 1<<(1-1) | 1<<(3-1)
+	// SKNLGRP_INET6_TCP_DESTROY (3) of include/uapi/linux/sock_diag.h, as bits from 0 on.
+	destroyGroups = 1<<0 | 1<<2
 
 	// destroyBuffer is room for the sockets that the kernel destroys while nobody
 	// reads: some 6,000.

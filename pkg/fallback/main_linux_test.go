@@ -64,7 +64,8 @@ func helper(mode string) {
 }
 
 // churn opens n connections one after the other, some of which live for long, and
-// prints the local port and the life of each.
+// prints the local port and the life of each. The last one lives until standard input
+// ends.
 func churn(n int, addr string) {
 	for i := range n {
 		c, err := net.Dial("tcp4", addr)
@@ -72,7 +73,12 @@ func churn(n int, addr string) {
 			panic(err)
 		}
 		began := time.Now()
-		time.Sleep(time.Duration(i*i) * 60 * time.Millisecond)
+		if i < n-1 {
+			time.Sleep(time.Duration(i*i) * 60 * time.Millisecond)
+		} else {
+			fmt.Println("last")
+			io.Copy(io.Discard, os.Stdin)
+		}
 		life := time.Since(began)
 		port := c.LocalAddr().(*net.TCPAddr).Port
 		c.Close()

@@ -22,7 +22,7 @@ func benchPoll(sockets int, limit time.Duration) error {
 	if err != nil {
 		return err
 	}
-	g := grid{{fmt.Sprintf("%d sockets, %v", sockets, limit), "user, ms/s", "system, ms/s", "of a core", "RSS, MiB", "wakeups/s"}}
+	g := grid{{fmt.Sprintf("%d sockets, %v", sockets, limit), "user, ms/s", "system, ms/s", "of a core", "RSS, MiB"}}
 	for _, backend := range []string{"netlink", "procfs"} {
 		for _, rate := range []int{0, 1, 20} {
 			name := fmt.Sprintf("conntrace --backend %s, %d new connections/s", backend, rate)
@@ -46,12 +46,10 @@ func pollOnce(backend string, rate int, limit time.Duration) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	time.Sleep(2 * time.Second) // it has read the table and named every process
-	user, system, err := cpuTime(c.pid())
+	user, system, err := settled(c.pid())
 	if err != nil {
 		return nil, err
 	}
-	slept := switches(c.pid())
 	began := time.Now()
 	if err := connectAt(rate, began.Add(limit)); err != nil {
 		return nil, err
@@ -61,7 +59,6 @@ func pollOnce(backend string, rate int, limit time.Duration) ([]string, error) {
 		return nil, err
 	}
 	seconds := time.Since(began).Seconds()
-	wakeups := float64(switches(c.pid())-slept) / seconds
 	resident := statusBytes(c.pid(), "VmRSS")
 	if err := c.interrupt(); err != nil {
 		return nil, err
@@ -70,8 +67,21 @@ func pollOnce(backend string, rate int, limit time.Duration) ([]string, error) {
 	u, s := float64(user2-user)/seconds, float64(system2-system)/seconds
 	return []string{
 		ms(u), ms(s), digits((u+s)/1e7) + " %",
-		strconv.Itoa(resident >> 20), digits(wakeups),
+		strconv.Itoa(resident >> 20),
 	}, nil
+}
+
+// settled waits until a process has read the table and named every process, as shown
+// by the CPU time that it takes, and returns that.
+func settled(pid int) (user, system time.Duration, err error) {
+	for range 30 {
+		before := user + system
+		time.Sleep(2 * time.Second)
+		if user, system, err = cpuTime(pid); err != nil || before > 0 && user+system-before < 100*time.Millisecond {
+			break
+		}
+	}
+	return user, system, err
 }
 
 // connectAt opens and closes connections at a rate until a time.
