@@ -10,6 +10,7 @@ package fallback
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/conntrace/conntrace/pkg/conn"
 )
@@ -46,6 +47,19 @@ type Snapshot struct {
 	// Their sockets are among Conns without an owner.
 	Hidden int
 }
+
+// An EnterError says that the network namespace that the procfs at Root has the view
+// of could not be entered.
+type EnterError struct {
+	Root string
+	Err  error
+}
+
+func (e *EnterError) Error() string {
+	return fmt.Sprintf("network namespace of process 1 in %s: %v", e.Root, e.Err)
+}
+
+func (e *EnterError) Unwrap() error { return e.Err }
 
 // A Source gives snapshots of the socket tables. Its methods may be called by
 // several goroutines at once.

@@ -9,6 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/conntrace/conntrace/internal/sysinfo"
+	"github.com/conntrace/conntrace/pkg/fallback"
 )
 
 // refusal says why what could not be had, and what would mend it.
@@ -24,6 +25,8 @@ func remedy(err error, sys sysinfo.Info) string {
 	}
 	missing := missingCapabilities(linux, bpfCapabilities...)
 	switch {
+	case errors.As(err, new(*fallback.EnterError)):
+		return "it takes CAP_SYS_ADMIN and the right to look into that process (CAP_SYS_PTRACE); procfs needs neither"
 	case errors.As(err, new(*ebpf.VerifierError)): // which is EACCES, but not for want of a privilege
 		return "this kernel's verifier refuses the program: please report it with this message"
 	case errors.Is(err, syscall.ENOSYS):
