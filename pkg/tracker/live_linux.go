@@ -84,7 +84,7 @@ func openLive(ctx context.Context, cfg Config, h *hub) (backend, Info, error) {
 	if err != nil {
 		return nil, Info{}, err
 	}
-	ring, err := ringbuf.New(hooks.collection.Maps[bpf.TrackerMapEvents])
+	ring, err := ringbuf.New(hooks.shared.Maps[bpf.TrackerMapEvents])
 	if err != nil {
 		return nil, Info{}, errors.Join(err, hooks.close())
 	}
@@ -93,7 +93,7 @@ func openLive(ctx context.Context, cfg Config, h *hub) (backend, Info, error) {
 		table: newTable(), processes: newProcessCache(reader), batch: make([]conn.Event, 0, batchSize),
 		repair: make(chan struct{}, 1),
 	}
-	if l.table.states, err = mapStates(hooks.collection.Maps[bpf.TrackerMapStates]); err != nil {
+	if l.table.states, err = mapStates(hooks.shared.Maps[bpf.TrackerMapStates]); err != nil {
 		return nil, Info{}, errors.Join(err, ring.Close(), hooks.close())
 	}
 	if err := l.scan(ctx); err != nil {
