@@ -30,6 +30,7 @@ type sock struct {
 	fd          int
 	domain, typ int
 	bound       bool
+	blocks      bool // accept(2) has made it
 	listens     bool
 	passes      bool // is an end of a unix socket that others can have the other end of
 }
@@ -227,7 +228,7 @@ func (p *program) addTarget(who *player, s *sock) {
 
 func (p *program) listen() bool {
 	who, s := p.pick(func(s *sock) bool {
-		return s.bound && !s.passes && !s.listens && s.typ != unix.SOCK_DGRAM
+		return s.bound && !s.blocks && !s.passes && !s.listens && s.typ != unix.SOCK_DGRAM
 	})
 	if s != nil {
 		p.listenOn(who, s)
@@ -305,7 +306,7 @@ func (p *program) accept() bool {
 	}
 	fds, err := p.try(who, "accept", s.fd)
 	if err == nil {
-		who.add(sock{fd: fds[0], domain: s.domain, typ: s.typ, bound: true, passes: s.domain == unix.AF_UNIX})
+		who.add(sock{fd: fds[0], domain: s.domain, typ: s.typ, bound: true, blocks: true, passes: s.domain == unix.AF_UNIX})
 	}
 	return err == nil
 }
