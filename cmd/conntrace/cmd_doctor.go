@@ -20,6 +20,9 @@ type diagnosis struct {
 	Hooks   []hookReport  `json:"hooks"`
 	Refused []refusedItem `json:"refused"`
 	Limits  []string      `json:"limits"`
+
+	// watch gives up the capabilities that it no longer needs.
+	DropsPrivileges bool `json:"drops_privileges"`
 }
 
 type hookReport struct {
@@ -70,7 +73,10 @@ use.`,
 
 // diagnose opens a tracker and describes it. Its error says that none can be had.
 func diagnose(cmd *cobra.Command, flags sourceFlags) (diagnosis, error) {
-	d := diagnosis{System: sysinfo.Read(), Hooks: []hookReport{}, Refused: []refusedItem{}, Limits: []string{}}
+	d := diagnosis{
+		System: sysinfo.Read(), DropsPrivileges: dropsPrivileges(),
+		Hooks: []hookReport{}, Refused: []refusedItem{}, Limits: []string{},
+	}
 	t, err := tracker.Open(cmd.Context(), tracker.Config{Source: flags.source, ProcFS: flags.procfs})
 	if err != nil {
 		d.Error = new(err.Error())
@@ -149,6 +155,11 @@ func (d diagnosis) systemText(b *strings.Builder) {
 	line("seccomp", l.Seccomp)
 	line("tracefs", cmp.Or(l.Tracefs, "not mounted"))
 	line("PID namespace", map[bool]string{true: "the host's", false: "a container's"}[l.HostPIDs])
+	line("user namespace", map[bool]string{true: "the host's", false: "a container's"}[l.HostUsers])
+	line("privileges", map[bool]string{
+		true:  "watch gives up what it no longer needs",
+		false: "watch keeps them, as this build uses cgo (CGO_ENABLED=0 go build)",
+	}[d.DropsPrivileges])
 	for i, c := range l.Capabilities {
 		label := ""
 		if i == 0 {

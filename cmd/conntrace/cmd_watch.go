@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -56,6 +57,9 @@ too (state).
 Filters combine; of the values of one, any will do. What counts is the process
 that owns the connection, which is who connected or accepted. Ctrl-C ends it with
 a summary on stderr.
+
+Once everything is attached, the capabilities that only that needed are given up
+(doctor says whether this build can).
 ` + watchExitStatus,
 		Example: `  conntrace watch
   conntrace watch --no-seed --event connect,fail --direction outbound
@@ -123,6 +127,9 @@ func (o *watchOptions) run(cmd *cobra.Command) error {
 		return err
 	}
 	defer s.Close()
+	if err := dropPrivileges(ctx, t.Info().Source); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		return fmt.Errorf("give up capabilities: %w", err)
+	}
 	if !o.quiet {
 		noteSource(cmd.ErrOrStderr(), t.Info())
 	}

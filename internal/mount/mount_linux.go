@@ -13,15 +13,15 @@ import (
 func Detached(fstype string) (root int, err error) {
 	fs, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		return -1, fmt.Errorf("%s is not mounted, and fsopen: %w", fstype, err)
+		return -1, fmt.Errorf("fsopen %s: %w", fstype, err)
 	}
 	defer unix.Close(fs)
 	if err := unix.FsconfigCreate(fs); err != nil {
-		return -1, fmt.Errorf("%s is not mounted, and fsconfig: %w", fstype, err)
+		return -1, fmt.Errorf("fsconfig %s: %w", fstype, err)
 	}
 	root, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
 	if err != nil {
-		return -1, fmt.Errorf("%s is not mounted, and fsmount: %w", fstype, err)
+		return -1, fmt.Errorf("fsmount %s: %w", fstype, err)
 	}
 	return root, nil
 }

@@ -2,12 +2,24 @@
 // connections can be tracked on it.
 package sysinfo
 
+import "fmt"
+
 // Info describes the system. What could not be read is empty.
 type Info struct {
 	OS      string `json:"os"`      // as in runtime.GOOS
 	Arch    string `json:"arch"`    // as in runtime.GOARCH
 	Release string `json:"release"` // of the kernel, as uname -r shows it, or of Windows
 	Linux   *Linux `json:"linux,omitempty"`
+}
+
+// Before reports whether the kernel is older than major.minor. What cannot be read
+// is not.
+func (i Info) Before(major, minor int) bool {
+	var a, b int
+	if n, _ := fmt.Sscanf(i.Release, "%d.%d", &a, &b); n != 2 {
+		return false
+	}
+	return a < major || a == major && b < minor
 }
 
 // Linux holds what decides whether BPF can be had.
@@ -19,6 +31,7 @@ type Linux struct {
 	Tracefs         string       `json:"tracefs,omitempty"`          // where it is mounted
 	Seccomp         string       `json:"seccomp,omitempty"`          // none, strict or filter
 	HostPIDs        bool         `json:"host_pid_namespace"`         // PIDs here are those of the host
+	HostUsers       bool         `json:"host_user_namespace"`        // capabilities here are those of the host
 	Capabilities    []Capability `json:"capabilities"`               // those that matter here
 }
 

@@ -1,15 +1,20 @@
 package sysinfo
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"runtime"
 
 	"golang.org/x/sys/unix"
 )
 
-// hostPIDNamespace is the first PID namespace, PROC_PID_INIT_INO in
+// The first namespaces: PROC_PID_INIT_INO and PROC_USER_INIT_INO in
 // include/linux/proc_ns.h.
-const hostPIDNamespace = "pid:[4026531836]"
+const (
+	hostPIDNamespace  = "pid:[4026531836]"
+	hostUserNamespace = "user:[4026531837]"
+)
 
 // Read reads the facts.
 func Read() Info {
@@ -20,16 +25,22 @@ func Read() Info {
 	}
 
 	_, err := os.Stat("/sys/kernel/btf/vmlinux")
-	namespace, _ := os.Readlink("/proc/self/ns/pid")
+	pids, _ := os.Readlink("/proc/self/ns/pid")
+	users, _ := os.Readlink("/proc/self/ns/user")
+	tracefs := parseTracefs(read("/proc/self/mounts"))
+	if _, err := os.Stat(tracefs + "/events"); errors.Is(err, fs.ErrNotExist) {
+		tracefs = "" // something else is mounted over it
+	}
 	status := parseStatus(read("/proc/self/status"))
 	info.Linux = &Linux{
 		UID:             os.Geteuid(),
 		BTF:             err == nil,
 		Lockdown:        parseLockdown(read("/sys/kernel/security/lockdown")),
 		UnprivilegedBPF: parseUnprivilegedBPF(read("/proc/sys/kernel/unprivileged_bpf_disabled")),
-		Tracefs:         parseTracefs(read("/proc/self/mounts")),
+		Tracefs:         tracefs,
 		Seccomp:         status.seccomp,
-		HostPIDs:        namespace == hostPIDNamespace,
+		HostPIDs:        pids == hostPIDNamespace,
+		HostUsers:       users == hostUserNamespace,
 		Capabilities:    status.capabilities,
 	}
 	return info

@@ -19,6 +19,22 @@ func TestRead(t *testing.T) {
 	}
 }
 
+func TestBefore(t *testing.T) {
+	for release, want := range map[string]bool{
+		"5.10.0-46-cloud-amd64": true,
+		"5.18":                  true,
+		"5.19.0":                false,
+		"6.1.0-56-cloud-amd64":  false,
+		"4.20":                  true,
+		"":                      false,
+		"unknown":               false,
+	} {
+		if got := (Info{Release: release}).Before(5, 19); got != want {
+			t.Errorf("%q is before 5.19: %v", release, got)
+		}
+	}
+}
+
 func TestParseStatus(t *testing.T) {
 	s := parseStatus("Name:\tconntrace\nCapPrm:\t000001ffffffffff\nCapEff:\t0000008000080000\nSeccomp:\t2\n")
 	var present []string

@@ -1,5 +1,3 @@
-// Package tracepoint attaches BPF programs to classic tracepoints, also where
-// tracefs is not mounted.
 package tracepoint
 
 import (
@@ -62,12 +60,14 @@ func identify(group, name string) (uint64, error) {
 	var text []byte
 	err := os.ErrNotExist
 	for _, m := range mounts {
-		if text, err = os.ReadFile(filepath.Join(m, path)); err == nil {
+		if text, err = os.ReadFile(filepath.Join(m, path)); !errors.Is(err, os.ErrNotExist) {
 			break
 		}
 	}
 	if errors.Is(err, os.ErrNotExist) {
 		text, err = readDetached(path)
+	} else if errors.Is(err, os.ErrPermission) {
+		err = fmt.Errorf("%w: %w", ErrClosed, err)
 	}
 	if err != nil {
 		return 0, err
@@ -80,7 +80,7 @@ func identify(group, name string) (uint64, error) {
 func readDetached(path string) ([]byte, error) {
 	root, err := mount.Detached("tracefs")
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrNotMounted, err)
 	}
 	defer unix.Close(root)
 	fd, err := unix.Openat(root, path, unix.O_RDONLY|unix.O_CLOEXEC, 0)

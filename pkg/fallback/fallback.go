@@ -10,6 +10,7 @@ package fallback
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/conntrace/conntrace/pkg/conn"
@@ -60,6 +61,10 @@ func (e *EnterError) Error() string {
 }
 
 func (e *EnterError) Unwrap() error { return e.Err }
+
+// ErrNoSockDiag says that a kernel answers no sock_diag requests: it has no such
+// module, or has not loaded it.
+var ErrNoSockDiag = fmt.Errorf("the kernel has no sock_diag: %w", errors.ErrUnsupported)
 
 // A Source gives snapshots of the socket tables. Its methods may be called by
 // several goroutines at once.

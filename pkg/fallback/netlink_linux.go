@@ -2,7 +2,6 @@ package fallback
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 
@@ -87,7 +86,7 @@ func (d sockDiag) probe() error {
 		t := &tables[i]
 		_, err := c.dump(context.Background(), t, 0, func([]byte) {})
 		if err == unix.ENOENT && !t.optional() {
-			err = fmt.Errorf("the kernel has no sock_diag: %w", errors.ErrUnsupported)
+			err = ErrNoSockDiag
 		}
 		if err != nil && err != unix.ENOENT {
 			return fmt.Errorf("%s: %w", t.file, err)

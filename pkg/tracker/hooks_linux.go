@@ -374,16 +374,6 @@ func (h *hooks) attachTier(purpose string, t tier) (err error) {
 	return nil
 }
 
-// cause is what the kernel said, without guesses at the memory limit.
-func cause(err error) error {
-	var verifier *ebpf.VerifierError
-	var errno unix.Errno
-	if !errors.As(err, &verifier) && errors.As(err, &errno) {
-		return errno
-	}
-	return err
-}
-
 // attachPoints has the attach point of each program, in libbpf's notation.
 var attachPoints = map[string]string{
 	bpf.TrackerProgInetSockSetState:         "tp_btf/inet_sock_set_state",
