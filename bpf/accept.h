@@ -55,7 +55,24 @@ static __always_inline void accept_typed(struct sock *newsk)
 	struct tcp_sock *tp = newsk ? bpf_skc_to_tcp_sock(newsk) : 0;
 
 	if (tp)
-		accept_sock(newsk, bpf_get_socket_cookie(newsk), tp->inet_conn.icsk_inet.inet_sport, 0, -1, true);
+		accept_sock(newsk, sock_cookie_typed(newsk), tp->inet_conn.icsk_inet.inet_sport, 0, -1, true);
+}
+
+static __always_inline void accept_untyped_by(struct sock *newsk, const bool direct)
+{
+	if (LOAD(direct, newsk, sk_protocol) == IPPROTO_TCP)
+		accept_sock(newsk, sock_cookie(newsk, direct), sock_sport(newsk, direct), 0, -1, direct);
+}
+
+/* The same where nothing but its address is known. */
+static __always_inline void accept_untyped(void *newsk)
+{
+	if (!newsk)
+		return;
+	if (CAN_CAST)
+		accept_untyped_by(CAST(newsk, struct sock), true);
+	else
+		accept_untyped_by(newsk, false);
 }
 
 static __always_inline void accept_fd_by(int fd, const bool direct)
@@ -63,12 +80,8 @@ static __always_inline void accept_fd_by(int fd, const bool direct)
 	u64 ino;
 	struct sock *sk = socket_tcp(fd_socket(fd, &ino, direct), direct);
 
-	if (!sk)
-		return;
-
-	__be16 sport = direct ? CAST(sk, struct inet_sock)->inet_sport : BPF_CORE_READ((struct inet_sock *)sk, inet_sport);
-
-	accept_sock(sk, LOAD(direct, sk, __sk_common.skc_cookie.counter), sport, ino, fd, direct);
+	if (sk)
+		accept_sock(sk, sock_cookie(sk, direct), sock_sport(sk, direct), ino, fd, direct);
 }
 
 /* The current task has fd from accept(2). Another thread may have closed it since and opened another file there. */
@@ -85,17 +98,27 @@ static __always_inline void accept_fd(int fd)
  * operation is not known, a result that happens to be the descriptor of a child
  * that nobody is known to have accepted shows its owner all the same.
  */
-static __always_inline void accept_completed(void *request, int result)
+static __always_inline void accept_completed_by(struct io_kiocb *request, int result, const bool direct)
 {
-	if (result < 0 || !CAN_CAST)
-		return;
-	if (request && CAST(request, struct io_kiocb)->opcode != IORING_OP_ACCEPT)
+	if (request && LOAD(direct, request, opcode) != IORING_OP_ACCEPT)
 		return;
 
 	u64 ino;
-	struct sock *sk = socket_tcp(fd_socket(result, &ino, true), true);
+	struct sock *sk = socket_tcp(fd_socket(result, &ino, direct), direct);
 	struct owner *o = sk ? owner_of(sk) : 0;
 
 	if (o && o->process.role == ROLE_CHILD)
-		accept_sock(sk, o->cookie, CAST(sk, struct inet_sock)->inet_sport, ino, result, true);
+		accept_sock(sk, o->cookie, sock_sport(sk, direct), ino, result, direct);
+}
+
+static __always_inline void accept_completed(void *request, int result)
+{
+	if (result < 0)
+		return;
+	if (!CAN_CAST)
+		accept_completed_by(request, result, false);
+	else if (request)
+		accept_completed_by(CAST(request, struct io_kiocb), result, true);
+	else
+		accept_completed_by(0, result, true);
 }

@@ -44,11 +44,9 @@ static __always_inline void connect_failed(struct sock *sk, const struct sockadd
 
 	if (!e)
 		return;
-	__be16 sport = direct ? CAST(sk, struct inet_sock)->inet_sport : BPF_CORE_READ((struct inet_sock *)sk, inet_sport);
-
-	header_fill(&e->socket.header, EVENT_FAIL_CALL, sk, LOAD(direct, sk, __sk_common.skc_cookie.counter), TCP_CLOSE,
-		    TCP_CLOSE, bpf_ktime_get_ns(), direct);
-	socket_fill(&e->socket, sk, sport, direct);
+	header_fill(&e->socket.header, EVENT_FAIL_CALL, sk, sock_cookie(sk, direct), TCP_CLOSE, TCP_CLOSE,
+		    bpf_ktime_get_ns(), direct);
+	socket_fill(&e->socket, sk, sock_sport(sk, direct), direct);
 
 	u32 *raddr = (u32 *)e->socket.raddr;
 
@@ -105,6 +103,22 @@ static __always_inline void connect_typed(struct socket *socket, const void *add
 
 	if (ret >= 0 || connect_goes_on(-ret) || !sk || sk->sk_protocol != IPPROTO_TCP)
 		return;
-	bpf_probe_read_kernel(&to, sizeof(to), addr);
-	connect_failed(sk, &to, socket->file->f_inode->i_ino, fd_of_argument(sk), -ret, false);
+
+	u64 inode = socket->file->f_inode->i_ino;
+	int fd = fd_of_argument(sk);
+
+	if (CAN_CAST) {
+		struct sockaddr_in6 *any = CAST(addr, struct sockaddr_in6);
+
+		to.family = any->sin6_family;
+		to.port = any->sin6_port;
+		to.address = any->sin6_flowinfo; /* where struct sockaddr_in has its address */
+#pragma unroll
+		for (int i = 0; i < 4; i++)
+			to.address6[i] = any->sin6_addr.in6_u.u6_addr32[i];
+		connect_failed(sk, &to, inode, fd, -ret, true);
+	} else {
+		bpf_probe_read_kernel(&to, sizeof(to), addr);
+		connect_failed(sk, &to, inode, fd, -ret, false);
+	}
 }

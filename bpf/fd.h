@@ -4,20 +4,27 @@
 
 #include "kernel.h"
 
+static __always_inline struct task_struct *task_current(const bool direct)
+{
+	return direct ? (struct task_struct *)bpf_get_current_task_btf() : (struct task_struct *)bpf_get_current_task();
+}
+
 /* The current task's file fd if it is a socket, and its inode; NULL if it is none. */
 static __always_inline struct socket *fd_socket(int fd, u64 *ino, const bool direct)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
+	struct task_struct *task = task_current(direct);
 	struct files_struct *files = LOAD(direct, task, files);
 	struct fdtable *fdt = LOAD(direct, files, fdt);
 	struct file **slots = LOAD(direct, fdt, fd), *file = 0;
 
 	if (fd < 0 || fd >= LOAD(direct, fdt, max_fds))
 		return 0;
-	if (bpf_probe_read_kernel(&file, sizeof(file), &slots[fd]) || !file)
+	if (direct) /* a list's head is a type that is nothing but a pointer, as a slot is */
+		file = CAST(CAST(&slots[fd], struct hlist_head)->first, struct file);
+	else
+		bpf_probe_read_kernel(&file, sizeof(file), &slots[fd]);
+	if (!file)
 		return 0;
-	if (direct)
-		file = CAST(file, struct file);
 
 	struct inode *inode = LOAD(direct, file, f_inode);
 
@@ -59,23 +66,55 @@ struct arguments {
 	u64 number, first, second;
 };
 
-static __always_inline bool arguments_get(struct arguments *a)
+static __always_inline bool arguments_from(struct arguments *a, void *regs, const bool direct)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
-	void *regs = (void *)bpf_task_pt_regs(task);
-
 	if (bpf_core_field_exists(struct pt_regs___x86, orig_ax)) {
-		a->number = ((struct pt_regs___x86 *)regs)->orig_ax;
-		a->first = ((struct pt_regs___x86 *)regs)->di;
-		a->second = ((struct pt_regs___x86 *)regs)->si;
+		struct pt_regs___x86 *r = regs;
+
+		a->number = LOAD(direct, r, orig_ax);
+		a->first = LOAD(direct, r, di);
+		a->second = LOAD(direct, r, si);
 	} else if (bpf_core_field_exists(struct pt_regs___arm64, orig_x0)) {
-		a->number = ((struct pt_regs___arm64 *)regs)->syscallno;
-		a->first = ((struct pt_regs___arm64 *)regs)->orig_x0;
-		a->second = ((struct pt_regs___arm64 *)regs)->regs[1];
+		struct pt_regs___arm64 *r = regs;
+
+		a->number = LOAD(direct, r, syscallno);
+		a->first = LOAD(direct, r, orig_x0);
+		a->second = LOAD(direct, r, regs[1]);
 	} else {
 		return false;
 	}
 	return true;
+}
+
+/* What a function has returned: ctx is what a kretprobe gets. */
+static __always_inline void *returned(void *ctx)
+{
+	if (bpf_core_field_exists(struct pt_regs___x86, ax))
+		return (void *)((struct pt_regs___x86 *)ctx)->ax;
+	if (bpf_core_field_exists(struct pt_regs___arm64, orig_x0))
+		return (void *)((struct pt_regs___arm64 *)ctx)->regs[0];
+	return 0;
+}
+
+/*
+ * Set by the loader: the size of a kernel stack (THREAD_SIZE), at whose top the registers are; 0: unknown. Only
+ * kernels without bpf_task_pt_regs() need it.
+ */
+const volatile u32 stack_size = 0;
+
+static __always_inline bool arguments_get(struct arguments *a)
+{
+	if (HAS_HELPER(task_pt_regs))
+		return arguments_from(a, (void *)bpf_task_pt_regs((struct task_struct *)bpf_get_current_task_btf()), true);
+	if (!stack_size)
+		return false;
+
+	void *regs = BPF_CORE_READ(task_current(false), stack) + stack_size - bpf_core_type_size(struct pt_regs___x86);
+
+	/* A kernel with KASAN has larger stacks: what is here is not the state of a user's task then. */
+	if (bpf_core_field_exists(struct pt_regs___x86, cs) && !(BPF_CORE_READ((struct pt_regs___x86 *)regs, cs) & 3))
+		return false;
+	return arguments_from(a, regs, false);
 }
 
 /*

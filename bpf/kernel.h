@@ -71,6 +71,16 @@ enum { SHUTDOWN_MASK = 3 };
 /* include/uapi/asm-generic/errno.h, include/linux/errno.h */
 enum { EINTR = 4, EISCONN = 106, EALREADY = 114, EINPROGRESS = 115, ECANCELED = 125, ERESTARTSYS = 512 };
 
+/*
+ * The helpers that not every kernel has: whether this one does, its BTF says (HAS_HELPER).
+ */
+enum bpf_func_id {
+	BPF_FUNC_get_current_task_btf = 158, /* from 5.11 */
+	BPF_FUNC_task_pt_regs = 175,	     /* from 5.15 */
+};
+
+#define HAS_HELPER(name) bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_##name)
+
 /* include/uapi/linux/io_uring.h, enum io_uring_op */
 enum { IORING_OP_ACCEPT = 13 };
 
@@ -177,8 +187,19 @@ struct udp_sock {
 	struct inet_sock inet;
 };
 
+struct sockaddr_in6 {
+	unsigned short sin6_family;
+	__be16 sin6_port;
+	__be32 sin6_flowinfo;
+	struct in6_addr sin6_addr;
+};
+
 struct mptcp_sock {
 	struct sock *first;
+};
+
+struct hlist_head {
+	struct hlist_node *first;
 };
 
 struct fdtable {
@@ -199,6 +220,7 @@ struct signal_struct {
 };
 
 struct task_struct {
+	void *stack;
 	int pid;
 	int tgid;
 	struct signal_struct *signal;
@@ -211,9 +233,11 @@ struct task_struct {
 
 /* arch/x86/include/asm/ptrace.h; i386 calls have their own names for the same registers */
 struct pt_regs___x86 {
+	unsigned long ax;
 	unsigned long di;
 	unsigned long si;
 	unsigned long orig_ax;
+	unsigned long cs;
 };
 
 /* arch/arm64/include/asm/ptrace.h */
@@ -233,6 +257,17 @@ struct io_uring_cqe {
 };
 
 struct io_ring_ctx;
+
+/* What cgroup/sock_create and sock_ops programs get. */
+struct bpf_sock;
+struct bpf_sock_ops;
+
+/* include/trace/events/sock.h: what the tracepoint sock/inet_sock_set_state passes */
+struct trace_event_raw_inet_sock_set_state {
+	const void *skaddr;
+	int oldstate;
+	int newstate;
+};
 
 /* kernel/trace/trace.h: what syscalls/sys_exit_* tracepoints pass */
 struct trace_event_raw_sys_exit {

@@ -42,8 +42,8 @@ struct {
 /*
  * States of sockets on their way to an end, FIN_WAIT1 and so on, by cookie modulo
  * the size: most of these last for microseconds, and are not worth an event unless
- * somebody asks (see state_note()). A word is 0 or, from bit 5 on, a cookie; bit 4
- * says that the socket is an orphan; the rest is its state.
+ * somebody asks (see state_note()). A word is 0 or, from bit 5 on, a cookie and above
+ * that STATE_MARK; bit 4 says that the socket is an orphan; the rest is its state.
  *   insert: -> such a state, if the word is free; else that is an event
  *   read:   the tracker, which maps it
  *   delete: -> CLOSE
@@ -55,6 +55,13 @@ struct {
 	__type(key, u32);
 	__type(value, u64);
 } states SEC(".maps");
+
+/*
+ * What tells a word from a sum of words. Cookies are far from this long, but for those
+ * that count backwards (gen_cookie_next()): they have no words.
+ */
+#define STATE_COOKIE_BITS 48
+#define STATE_MARK (1ull << 51)
 
 /* Set by the loader: the size of states, less one; a power of two, less one. */
 const volatile u32 states_mask = (1 << 18) - 1;

@@ -5,19 +5,32 @@
 #include "fd.h"
 #include "maps.h"
 
+static __always_inline void process_leader(struct process *p, const bool direct)
+{
+	struct task_struct *task = task_current(direct), *leader = LOAD(direct, task, group_leader);
+
+	p->start = LOAD(direct, leader, start_boottime);
+	p->exec = LOAD(direct, leader, self_exec_id);
+	if (direct) {
+		const u64 *comm = (const u64 *)leader->comm;
+
+		p->comm[0] = comm[0];
+		p->comm[1] = comm[1];
+	} else {
+		BPF_CORE_READ_INTO(&p->comm, leader, comm);
+	}
+}
+
 static __always_inline void process_current(struct process *p, enum role role)
 {
-	struct task_struct *leader = ((struct task_struct *)bpf_get_current_task_btf())->group_leader;
-	const u64 *comm = (const u64 *)leader->comm;
-
-	p->start = leader->start_boottime;
+	if (HAS_HELPER(get_current_task_btf))
+		process_leader(p, true);
+	else
+		process_leader(p, false);
 	p->cgroup = bpf_get_current_cgroup_id();
 	p->pid = bpf_get_current_pid_tgid() >> 32;
 	p->uid = bpf_get_current_uid_gid();
-	p->exec = leader->self_exec_id;
 	p->role = role;
-	p->comm[0] = comm[0];
-	p->comm[1] = comm[1];
 }
 
 static __always_inline struct owner *owner_of(struct sock *sk)

@@ -4,9 +4,32 @@
 
 #include "maps.h"
 
-static __always_inline u64 sock_inode(struct sock *sk)
+/* Set by the loader: bpf_get_socket_cookie() can be called by tracing programs, from 5.12 on. */
+const volatile bool cookie_helper = true;
+
+/*
+ * The cookie that a socket has; 0 if nobody has asked for one yet (sock_gen_cookie()). Where a program cannot ask, the
+ * ones of cookie.h do so earlier.
+ */
+static __always_inline u64 sock_cookie(struct sock *sk, const bool direct)
 {
-	return sk->sk_socket->file->f_inode->i_ino;
+	return LOAD(direct, sk, __sk_common.skc_cookie.counter);
+}
+
+/* The cookie of a socket whose type the verifier knows. */
+static __always_inline u64 sock_cookie_typed(struct sock *sk)
+{
+	return cookie_helper ? bpf_get_socket_cookie(sk) : (u64)sock_cookie(sk, true);
+}
+
+static __always_inline u64 sock_inode(struct sock *sk, const bool direct)
+{
+	return direct ? sk->sk_socket->file->f_inode->i_ino : BPF_CORE_READ(sk, sk_socket, file, f_inode, i_ino);
+}
+
+static __always_inline __be16 sock_sport(struct sock *sk, const bool direct)
+{
+	return direct ? CAST(sk, struct inet_sock)->inet_sport : BPF_CORE_READ((struct inet_sock *)sk, inet_sport);
 }
 
 static __always_inline void header_fill(struct header *h, enum event_type type, struct sock *sk, u64 cookie,

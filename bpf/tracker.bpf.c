@@ -7,6 +7,7 @@
  */
 #include "accept.h"
 #include "connect.h"
+#include "cookie.h"
 #include "state.h"
 #include "task.h"
 
@@ -29,12 +30,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(inet_sock_set_state, struct sock *sk, int oldstate, int newstate)
 {
-	u64 cookie = bpf_get_socket_cookie(sk);
-	u64 *mark = mark_of(cookie);
-
-	state_change(sk, cookie, oldstate, newstate);
-	if (mark)
-		*(volatile u64 *)mark = mark_value(cookie, newstate);
+	state_typed(sk, oldstate, newstate, PASS_FIRST);
 	return 0;
 }
 
@@ -42,16 +38,40 @@ int BPF_PROG(inet_sock_set_state, struct sock *sk, int oldstate, int newstate)
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(inet_sock_set_state_cover, struct sock *sk, int oldstate, int newstate)
 {
-	u64 cookie = bpf_get_socket_cookie(sk);
-	u64 *mark = mark_of(cookie);
-
-	if (mark && *(volatile u64 *)mark == mark_value(cookie, newstate)) {
-		*(volatile u64 *)mark = 0;
-		return 0;
-	}
-	count(&account()->covered);
-	state_change(sk, cookie, oldstate, newstate);
+	state_typed(sk, oldstate, newstate, PASS_COVER);
 	return 0;
+}
+
+/* The same two where the tracepoint is attached to by name. */
+SEC("raw_tp/inet_sock_set_state")
+int BPF_PROG(inet_sock_set_state_raw, void *sk, int oldstate, int newstate)
+{
+	return state_untyped(sk, oldstate, newstate, PASS_FIRST);
+}
+
+SEC("raw_tp/inet_sock_set_state")
+int BPF_PROG(inet_sock_set_state_raw_cover, void *sk, int oldstate, int newstate)
+{
+	return state_untyped(sk, oldstate, newstate, PASS_COVER);
+}
+
+/* The same as an event of perf: one program, as what would skip it skips a second one too. */
+SEC("tracepoint/sock/inet_sock_set_state")
+int inet_sock_set_state_event(struct trace_event_raw_inet_sock_set_state *ctx)
+{
+	return state_untyped(ctx->skaddr, ctx->oldstate, ctx->newstate, PASS_ONLY);
+}
+
+SEC("cgroup/sock_create")
+int sock_create(struct bpf_sock *ctx)
+{
+	return cookie_create(ctx);
+}
+
+SEC("sockops")
+int sock_ops(struct bpf_sock_ops *ctx)
+{
+	return cookie_ops(ctx);
 }
 
 /* net/ipv4/inet_connection_sock.c: struct sock *inet_csk_accept(sk, flags, err, kern) before 6.10 ... */
@@ -67,6 +87,14 @@ SEC("fexit/inet_csk_accept")
 int BPF_PROG(inet_csk_accept2, struct sock *sk, struct proto_accept_arg *arg, struct sock *newsk)
 {
 	accept_typed(newsk);
+	return 0;
+}
+
+/* The same where the function's return is a breakpoint. */
+SEC("kretprobe/inet_csk_accept")
+int inet_csk_accept_return(void *ctx)
+{
+	accept_untyped(returned(ctx));
 	return 0;
 }
 

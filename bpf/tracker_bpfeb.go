@@ -118,37 +118,45 @@ type TrackerTaskEvent struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	TrackerMapEvents                 = "events"
-	TrackerMapMarks                  = "marks"
-	TrackerMapOwners                 = "owners"
-	TrackerMapStates                 = "states"
-	TrackerProgInetCskAccept2        = "inet_csk_accept2"
-	TrackerProgInetCskAccept4        = "inet_csk_accept4"
-	TrackerProgInetSockSetState      = "inet_sock_set_state"
-	TrackerProgInetSockSetStateCover = "inet_sock_set_state_cover"
-	TrackerProgInetStreamConnect     = "inet_stream_connect"
-	TrackerProgIoUringComplete       = "io_uring_complete"
-	TrackerProgIoUringCompleteResult = "io_uring_complete_result"
-	TrackerProgSchedProcessExec      = "sched_process_exec"
-	TrackerProgSchedProcessExit      = "sched_process_exit"
-	TrackerProgSchedProcessFork      = "sched_process_fork"
-	TrackerProgSysExitAccept         = "sys_exit_accept"
-	TrackerProgSysExitAccept4        = "sys_exit_accept4"
-	TrackerProgSysExitConnect        = "sys_exit_connect"
-	TrackerVarAccounts               = "accounts"
-	TrackerVarCloseEventBtf          = "close_event_btf"
-	TrackerVarConnectBy              = "connect_by"
-	TrackerVarConnectNumber          = "connect_number"
-	TrackerVarConnectTierBtf         = "connect_tier_btf"
-	TrackerVarEventTypeBtf           = "event_type_btf"
-	TrackerVarHeaderBtf              = "header_btf"
-	TrackerVarOwnedEventBtf          = "owned_event_btf"
-	TrackerVarRoleBtf                = "role_btf"
-	TrackerVarShutdownNumber         = "shutdown_number"
-	TrackerVarSocketEventBtf         = "socket_event_btf"
-	TrackerVarStatesMask             = "states_mask"
-	TrackerVarTaskEventBtf           = "task_event_btf"
-	TrackerVarTellStates             = "tell_states"
+	TrackerMapEvents                    = "events"
+	TrackerMapMarks                     = "marks"
+	TrackerMapOwners                    = "owners"
+	TrackerMapStates                    = "states"
+	TrackerProgInetCskAccept2           = "inet_csk_accept2"
+	TrackerProgInetCskAccept4           = "inet_csk_accept4"
+	TrackerProgInetCskAcceptReturn      = "inet_csk_accept_return"
+	TrackerProgInetSockSetState         = "inet_sock_set_state"
+	TrackerProgInetSockSetStateCover    = "inet_sock_set_state_cover"
+	TrackerProgInetSockSetStateEvent    = "inet_sock_set_state_event"
+	TrackerProgInetSockSetStateRaw      = "inet_sock_set_state_raw"
+	TrackerProgInetSockSetStateRawCover = "inet_sock_set_state_raw_cover"
+	TrackerProgInetStreamConnect        = "inet_stream_connect"
+	TrackerProgIoUringComplete          = "io_uring_complete"
+	TrackerProgIoUringCompleteResult    = "io_uring_complete_result"
+	TrackerProgSchedProcessExec         = "sched_process_exec"
+	TrackerProgSchedProcessExit         = "sched_process_exit"
+	TrackerProgSchedProcessFork         = "sched_process_fork"
+	TrackerProgSockCreate               = "sock_create"
+	TrackerProgSockOps                  = "sock_ops"
+	TrackerProgSysExitAccept            = "sys_exit_accept"
+	TrackerProgSysExitAccept4           = "sys_exit_accept4"
+	TrackerProgSysExitConnect           = "sys_exit_connect"
+	TrackerVarAccounts                  = "accounts"
+	TrackerVarCloseEventBtf             = "close_event_btf"
+	TrackerVarConnectBy                 = "connect_by"
+	TrackerVarConnectNumber             = "connect_number"
+	TrackerVarConnectTierBtf            = "connect_tier_btf"
+	TrackerVarCookieHelper              = "cookie_helper"
+	TrackerVarEventTypeBtf              = "event_type_btf"
+	TrackerVarHeaderBtf                 = "header_btf"
+	TrackerVarOwnedEventBtf             = "owned_event_btf"
+	TrackerVarRoleBtf                   = "role_btf"
+	TrackerVarShutdownNumber            = "shutdown_number"
+	TrackerVarSocketEventBtf            = "socket_event_btf"
+	TrackerVarStackSize                 = "stack_size"
+	TrackerVarStatesMask                = "states_mask"
+	TrackerVarTaskEventBtf              = "task_event_btf"
+	TrackerVarTellStates                = "tell_states"
 )
 
 // LoadTracker returns the embedded CollectionSpec for Tracker.
@@ -193,19 +201,25 @@ type TrackerSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type TrackerProgramSpecs struct {
-	InetCskAccept2        *ebpf.ProgramSpec `ebpf:"inet_csk_accept2"`
-	InetCskAccept4        *ebpf.ProgramSpec `ebpf:"inet_csk_accept4"`
-	InetSockSetState      *ebpf.ProgramSpec `ebpf:"inet_sock_set_state"`
-	InetSockSetStateCover *ebpf.ProgramSpec `ebpf:"inet_sock_set_state_cover"`
-	InetStreamConnect     *ebpf.ProgramSpec `ebpf:"inet_stream_connect"`
-	IoUringComplete       *ebpf.ProgramSpec `ebpf:"io_uring_complete"`
-	IoUringCompleteResult *ebpf.ProgramSpec `ebpf:"io_uring_complete_result"`
-	SchedProcessExec      *ebpf.ProgramSpec `ebpf:"sched_process_exec"`
-	SchedProcessExit      *ebpf.ProgramSpec `ebpf:"sched_process_exit"`
-	SchedProcessFork      *ebpf.ProgramSpec `ebpf:"sched_process_fork"`
-	SysExitAccept         *ebpf.ProgramSpec `ebpf:"sys_exit_accept"`
-	SysExitAccept4        *ebpf.ProgramSpec `ebpf:"sys_exit_accept4"`
-	SysExitConnect        *ebpf.ProgramSpec `ebpf:"sys_exit_connect"`
+	InetCskAccept2           *ebpf.ProgramSpec `ebpf:"inet_csk_accept2"`
+	InetCskAccept4           *ebpf.ProgramSpec `ebpf:"inet_csk_accept4"`
+	InetCskAcceptReturn      *ebpf.ProgramSpec `ebpf:"inet_csk_accept_return"`
+	InetSockSetState         *ebpf.ProgramSpec `ebpf:"inet_sock_set_state"`
+	InetSockSetStateCover    *ebpf.ProgramSpec `ebpf:"inet_sock_set_state_cover"`
+	InetSockSetStateEvent    *ebpf.ProgramSpec `ebpf:"inet_sock_set_state_event"`
+	InetSockSetStateRaw      *ebpf.ProgramSpec `ebpf:"inet_sock_set_state_raw"`
+	InetSockSetStateRawCover *ebpf.ProgramSpec `ebpf:"inet_sock_set_state_raw_cover"`
+	InetStreamConnect        *ebpf.ProgramSpec `ebpf:"inet_stream_connect"`
+	IoUringComplete          *ebpf.ProgramSpec `ebpf:"io_uring_complete"`
+	IoUringCompleteResult    *ebpf.ProgramSpec `ebpf:"io_uring_complete_result"`
+	SchedProcessExec         *ebpf.ProgramSpec `ebpf:"sched_process_exec"`
+	SchedProcessExit         *ebpf.ProgramSpec `ebpf:"sched_process_exit"`
+	SchedProcessFork         *ebpf.ProgramSpec `ebpf:"sched_process_fork"`
+	SockCreate               *ebpf.ProgramSpec `ebpf:"sock_create"`
+	SockOps                  *ebpf.ProgramSpec `ebpf:"sock_ops"`
+	SysExitAccept            *ebpf.ProgramSpec `ebpf:"sys_exit_accept"`
+	SysExitAccept4           *ebpf.ProgramSpec `ebpf:"sys_exit_accept4"`
+	SysExitConnect           *ebpf.ProgramSpec `ebpf:"sys_exit_connect"`
 }
 
 // TrackerMapSpecs contains maps before they are loaded into the kernel.
@@ -227,12 +241,14 @@ type TrackerVariableSpecs struct {
 	ConnectBy      *ebpf.VariableSpec `ebpf:"connect_by"`
 	ConnectNumber  *ebpf.VariableSpec `ebpf:"connect_number"`
 	ConnectTierBtf *ebpf.VariableSpec `ebpf:"connect_tier_btf"`
+	CookieHelper   *ebpf.VariableSpec `ebpf:"cookie_helper"`
 	EventTypeBtf   *ebpf.VariableSpec `ebpf:"event_type_btf"`
 	HeaderBtf      *ebpf.VariableSpec `ebpf:"header_btf"`
 	OwnedEventBtf  *ebpf.VariableSpec `ebpf:"owned_event_btf"`
 	RoleBtf        *ebpf.VariableSpec `ebpf:"role_btf"`
 	ShutdownNumber *ebpf.VariableSpec `ebpf:"shutdown_number"`
 	SocketEventBtf *ebpf.VariableSpec `ebpf:"socket_event_btf"`
+	StackSize      *ebpf.VariableSpec `ebpf:"stack_size"`
 	StatesMask     *ebpf.VariableSpec `ebpf:"states_mask"`
 	TaskEventBtf   *ebpf.VariableSpec `ebpf:"task_event_btf"`
 	TellStates     *ebpf.VariableSpec `ebpf:"tell_states"`
@@ -282,12 +298,14 @@ type TrackerVariables struct {
 	ConnectBy      *ebpf.Variable `ebpf:"connect_by"`
 	ConnectNumber  *ebpf.Variable `ebpf:"connect_number"`
 	ConnectTierBtf *ebpf.Variable `ebpf:"connect_tier_btf"`
+	CookieHelper   *ebpf.Variable `ebpf:"cookie_helper"`
 	EventTypeBtf   *ebpf.Variable `ebpf:"event_type_btf"`
 	HeaderBtf      *ebpf.Variable `ebpf:"header_btf"`
 	OwnedEventBtf  *ebpf.Variable `ebpf:"owned_event_btf"`
 	RoleBtf        *ebpf.Variable `ebpf:"role_btf"`
 	ShutdownNumber *ebpf.Variable `ebpf:"shutdown_number"`
 	SocketEventBtf *ebpf.Variable `ebpf:"socket_event_btf"`
+	StackSize      *ebpf.Variable `ebpf:"stack_size"`
 	StatesMask     *ebpf.Variable `ebpf:"states_mask"`
 	TaskEventBtf   *ebpf.Variable `ebpf:"task_event_btf"`
 	TellStates     *ebpf.Variable `ebpf:"tell_states"`
@@ -297,33 +315,45 @@ type TrackerVariables struct {
 //
 // It can be passed to LoadTrackerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TrackerPrograms struct {
-	InetCskAccept2        *ebpf.Program `ebpf:"inet_csk_accept2"`
-	InetCskAccept4        *ebpf.Program `ebpf:"inet_csk_accept4"`
-	InetSockSetState      *ebpf.Program `ebpf:"inet_sock_set_state"`
-	InetSockSetStateCover *ebpf.Program `ebpf:"inet_sock_set_state_cover"`
-	InetStreamConnect     *ebpf.Program `ebpf:"inet_stream_connect"`
-	IoUringComplete       *ebpf.Program `ebpf:"io_uring_complete"`
-	IoUringCompleteResult *ebpf.Program `ebpf:"io_uring_complete_result"`
-	SchedProcessExec      *ebpf.Program `ebpf:"sched_process_exec"`
-	SchedProcessExit      *ebpf.Program `ebpf:"sched_process_exit"`
-	SchedProcessFork      *ebpf.Program `ebpf:"sched_process_fork"`
-	SysExitAccept         *ebpf.Program `ebpf:"sys_exit_accept"`
-	SysExitAccept4        *ebpf.Program `ebpf:"sys_exit_accept4"`
-	SysExitConnect        *ebpf.Program `ebpf:"sys_exit_connect"`
+	InetCskAccept2           *ebpf.Program `ebpf:"inet_csk_accept2"`
+	InetCskAccept4           *ebpf.Program `ebpf:"inet_csk_accept4"`
+	InetCskAcceptReturn      *ebpf.Program `ebpf:"inet_csk_accept_return"`
+	InetSockSetState         *ebpf.Program `ebpf:"inet_sock_set_state"`
+	InetSockSetStateCover    *ebpf.Program `ebpf:"inet_sock_set_state_cover"`
+	InetSockSetStateEvent    *ebpf.Program `ebpf:"inet_sock_set_state_event"`
+	InetSockSetStateRaw      *ebpf.Program `ebpf:"inet_sock_set_state_raw"`
+	InetSockSetStateRawCover *ebpf.Program `ebpf:"inet_sock_set_state_raw_cover"`
+	InetStreamConnect        *ebpf.Program `ebpf:"inet_stream_connect"`
+	IoUringComplete          *ebpf.Program `ebpf:"io_uring_complete"`
+	IoUringCompleteResult    *ebpf.Program `ebpf:"io_uring_complete_result"`
+	SchedProcessExec         *ebpf.Program `ebpf:"sched_process_exec"`
+	SchedProcessExit         *ebpf.Program `ebpf:"sched_process_exit"`
+	SchedProcessFork         *ebpf.Program `ebpf:"sched_process_fork"`
+	SockCreate               *ebpf.Program `ebpf:"sock_create"`
+	SockOps                  *ebpf.Program `ebpf:"sock_ops"`
+	SysExitAccept            *ebpf.Program `ebpf:"sys_exit_accept"`
+	SysExitAccept4           *ebpf.Program `ebpf:"sys_exit_accept4"`
+	SysExitConnect           *ebpf.Program `ebpf:"sys_exit_connect"`
 }
 
 func (p *TrackerPrograms) Close() error {
 	return _TrackerClose(
 		p.InetCskAccept2,
 		p.InetCskAccept4,
+		p.InetCskAcceptReturn,
 		p.InetSockSetState,
 		p.InetSockSetStateCover,
+		p.InetSockSetStateEvent,
+		p.InetSockSetStateRaw,
+		p.InetSockSetStateRawCover,
 		p.InetStreamConnect,
 		p.IoUringComplete,
 		p.IoUringCompleteResult,
 		p.SchedProcessExec,
 		p.SchedProcessExit,
 		p.SchedProcessFork,
+		p.SockCreate,
+		p.SockOps,
 		p.SysExitAccept,
 		p.SysExitAccept4,
 		p.SysExitConnect,

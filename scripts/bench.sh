@@ -15,6 +15,11 @@
 #         fin       the same, closed in the ordinary way
 #         bare      nothing is sent; a reset
 #
+#   scripts/bench.sh [--only TEXT] poll [SIZE [SECONDS]]
+#       opens SIZE TCP sockets (20000) and tells what share of a core
+#       `conntrace watch` takes for SECONDS (20) where it has to poll: with each
+#       source, and with 0, 1 and 20 new connections a second. 3 min.
+#
 # --only measures only those with TEXT in their name, such as conntrace.
 #
 # Needs root, Go and util-linux; peers that are not installed are named as missing
@@ -53,7 +58,7 @@ while [ $# -gt 0 ]; do
 		;;
 	--load=*) load=${1#*=} ;;
 	--only=*) only=${1#*=} ;;
-	snapshot | stream)
+	snapshot | stream | poll)
 		[ -z "$command" ] || wrong "one command at a time"
 		command=$1
 		;;
@@ -84,7 +89,16 @@ stream)
 	esac
 	args=("$seconds" "$load")
 	;;
-*) wrong "what shall be measured, snapshot or stream?" ;;
+poll)
+	[ -z "$load" ] || wrong "--load is for stream"
+	[ ${#numbers[@]} -le 2 ] || wrong "poll takes two numbers"
+	size=${numbers[0]-20000} seconds=${numbers[1]-20}
+	((size % 2 == 0 && size >= 8 && size <= 1000000)) ||
+		wrong "SIZE must be an even number from 8 to 1000000, not $size"
+	[ "$seconds" -le 600 ] || wrong "SECONDS must be from 1 to 600, not $seconds"
+	args=("$size" "$seconds")
+	;;
+*) wrong "what shall be measured, snapshot, stream or poll?" ;;
 esac
 
 [ "$(id -u)" -eq 0 ] || die 2 "must run as root: it makes namespaces, loads BPF programs and looks into every process"

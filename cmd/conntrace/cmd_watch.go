@@ -88,7 +88,7 @@ Once everything is attached, the capabilities that only that needed are given up
 	must(flags.MarkHidden("udp")) // understood, to be told that they have no events
 	must(flags.MarkHidden("unix"))
 	o.sourceFlags.add(cmd)
-	flags.Var(&value[time.Duration]{dst: &o.pollInterval, text: "1s", name: "TIME", parse: parseDuration}, "poll-interval", "time between two looks, where the source has to be polled")
+	flags.Var(&value[time.Duration]{dst: &o.pollInterval, text: "1s", name: "TIME", parse: parseDuration}, "poll-interval", "shortest time between two looks, where the source has to be polled; up to ten times as long if they take more than 2 % of a core")
 	flags.Var(&value[int]{dst: &o.buffer, text: strconv.Itoa(o.buffer), name: "N", parse: parseBuffer}, "buffer", "how many events may wait for a slow output; what does not fit is lost, and told")
 	o.limitFlags.add(cmd)
 	complete(cmd, "direction", []string{conn.Inbound.String(), conn.Outbound.String()})
@@ -131,7 +131,7 @@ func (o *watchOptions) run(cmd *cobra.Command) error {
 		return fmt.Errorf("give up capabilities: %w", err)
 	}
 	if !o.quiet {
-		noteSource(cmd.ErrOrStderr(), t.Info(), o.pollInterval)
+		noteSource(cmd.ErrOrStderr(), t.Info())
 	}
 	if o.duration > 0 {
 		var expire context.CancelFunc
@@ -152,7 +152,7 @@ func (o *watchOptions) run(cmd *cobra.Command) error {
 		err = closeErr
 	}
 	if err == nil && !o.quiet {
-		sum.write(cmd.ErrOrStderr(), t.Stats())
+		sum.write(cmd.ErrOrStderr(), t.Info(), t.Stats())
 	}
 	return err
 }

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"runtime"
 	"strings"
-	"time"
 	"unicode"
 
 	"github.com/conntrace/conntrace/cmd/conntrace/internal/stdio"
@@ -42,11 +41,12 @@ func oneLine(text string) string {
 
 // noteSource says where events come from: to a person always, and to anyone if a
 // better source was refused.
-func noteSource(stderr io.Writer, info tracker.Info, interval time.Duration) {
-	how := "tracking TCP with ebpf"
-	polls := info.Source != tracker.SourceEBPF
+func noteSource(stderr io.Writer, info tracker.Info) {
+	how := fmt.Sprintf("tracking TCP with %s", info.Source)
+	polls := info.Polling != nil
 	if polls {
-		how = fmt.Sprintf("polling every %v with %s, short connections may be missed", interval, info.Source)
+		how = fmt.Sprintf("polling every %v (up to %v if that takes long) with %s, connections shorter than that may be missed",
+			info.Polling.Shortest, info.Polling.Longest, info.Source)
 		for _, r := range info.Refused {
 			how += ": " + refusal(r)
 		}

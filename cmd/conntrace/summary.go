@@ -24,8 +24,9 @@ func (s *summary) add(ev *conn.Event) {
 	}
 }
 
-// write writes one line: what was shown in which time, and what was lost.
-func (s *summary) write(stderr io.Writer, stats tracker.Stats) {
+// write writes one line: what was shown in which time, what was lost, and what a
+// source that polls may have missed.
+func (s *summary) write(stderr io.Writer, info tracker.Info, stats tracker.Stats) {
 	var counts []string
 	for typ, n := range s.byType {
 		if n > 0 {
@@ -36,7 +37,27 @@ func (s *summary) write(stderr io.Writer, stats tracker.Stats) {
 	if len(counts) > 0 {
 		byType = ": " + strings.Join(counts, ", ")
 	}
-	say(stderr, "%s in %v%s; %s", count(s.total, "event", "events"), time.Since(s.start).Round(time.Millisecond), byType, losses(stats.Lost))
+	text := losses(stats.Lost)
+	if info.Polling != nil {
+		text += "; " + misses(stats)
+	}
+	say(stderr, "%s in %v%s; %s", count(s.total, "event", "events"), time.Since(s.start).Round(time.Millisecond), byType, text)
+}
+
+// misses says what a source that polls may have missed.
+func misses(stats tracker.Stats) string {
+	text := "how many short connections were missed is unknown"
+	switch {
+	case stats.Missed == 0:
+		text = "no connection missed"
+	case stats.Missed > 0:
+		text = fmt.Sprintf("at most %s missed, none longer than %v",
+			count(uint64(stats.Missed), "short connection", "short connections"), stats.LongestUnseen.Round(time.Millisecond))
+	}
+	if stats.Ownerless > 0 {
+		text += fmt.Sprintf("; %s without process", count(stats.Ownerless, "event", "events"))
+	}
+	return text
 }
 
 // losses says what was lost, by cause.
@@ -48,6 +69,7 @@ func losses(lost tracker.Lost) string {
 	}{
 		{lost.RingFull, "the ring buffer was full"},
 		{lost.Recursion, "a hook was running already"},
+		{lost.Closes, "the buffer for closes was full"},
 		{lost.SlowSubscriber, "the output was too slow"},
 	} {
 		if c.n > 0 {

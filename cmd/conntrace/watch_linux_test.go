@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -234,5 +235,17 @@ func TestWatchRefused(t *testing.T) {
 	asNobody(cmd)
 	if r := finish(t, cmd); r.status != exitPermission || r.stdout != "" || strings.Count(r.stderr, "\n") != 1 {
 		t.Errorf("watch --backend ebpf: exit status %d, stderr %q", r.status, r.stderr)
+	}
+}
+
+// TestWatchPolled checks that a stream that polls says so, and in the end how much
+// it may have missed.
+func TestWatchPolled(t *testing.T) {
+	for _, backend := range []string{"netlink", "procfs"} {
+		r := finish(t, command(t, "watch", "--backend", backend, "--poll-interval", "20ms", "--duration", "300ms"))
+		summary := regexp.MustCompile(`(?m)^conntrace: \d+ events? in .*; none lost; (no connection|at most \d+ short connections?) missed`)
+		if r.status != exitOK || !summary.MatchString(r.stderr) {
+			t.Errorf("%s: exit status %d, stderr %q", backend, r.status, r.stderr)
+		}
 	}
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/conntrace/conntrace/internal/mount"
 )
 
 // A Tracepoint is a program at a tracepoint, until it is closed.
@@ -74,22 +76,14 @@ func identify(group, name string) (uint64, error) {
 }
 
 // readDetached reads a file of tracefs through a mount that is in no directory, so
-// that the system stays as it was. Needs CAP_SYS_ADMIN and Linux 5.2.
+// that the system stays as it was.
 func readDetached(path string) ([]byte, error) {
-	fs, err := unix.Fsopen("tracefs", unix.FSOPEN_CLOEXEC)
+	root, err := mount.Detached("tracefs")
 	if err != nil {
-		return nil, fmt.Errorf("%w, and fsopen: %w", ErrNotMounted, err)
+		return nil, fmt.Errorf("%w: %w", ErrNotMounted, err)
 	}
-	defer unix.Close(fs)
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return nil, fmt.Errorf("%w, and fsconfig: %w", ErrNotMounted, err)
-	}
-	mount, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("%w, and fsmount: %w", ErrNotMounted, err)
-	}
-	defer unix.Close(mount)
-	fd, err := unix.Openat(mount, path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	defer unix.Close(root)
+	fd, err := unix.Openat(root, path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "openat", Path: "tracefs:" + path, Err: err}
 	}

@@ -49,6 +49,19 @@ type Snapshot struct {
 	Hidden int
 }
 
+// An EnterError says that the network namespace that the procfs at Root has the view
+// of could not be entered.
+type EnterError struct {
+	Root string
+	Err  error
+}
+
+func (e *EnterError) Error() string {
+	return fmt.Sprintf("network namespace of process 1 in %s: %v", e.Root, e.Err)
+}
+
+func (e *EnterError) Unwrap() error { return e.Err }
+
 // ErrNoSockDiag says that a kernel answers no sock_diag requests: it has no such
 // module, or has not loaded it.
 var ErrNoSockDiag = fmt.Errorf("the kernel has no sock_diag: %w", errors.ErrUnsupported)

@@ -42,10 +42,70 @@ func helper(mode string) {
 		}
 		defer l.Close()
 		fmt.Print(l.Addr(), " ")
+	default:
+		var n int
+		var text string
+		if _, err := fmt.Sscanf(mode, "connections %d", &n); err == nil {
+			holdConnections(n)
+		} else if _, err := fmt.Sscanf(mode, "churn %d %s", &n, &text); err == nil {
+			churn(n, text)
+		} else if _, err := fmt.Sscanf(mode, "host %s", &text); err == nil {
+			host(text)
+			return
+		} else if _, err := fmt.Sscanf(mode, "container %d %s", &n, &text); err == nil {
+			container(text, uint16(n))
+			return
+		} else {
+			panic("unknown helper " + mode)
+		}
 	}
 	fmt.Println("ready")
 	io.Copy(io.Discard, os.Stdin)
 }
+
+// churn opens n connections one after the other, some of which live for long, and
+// prints the local port and the life of each. The last one lives until standard input
+// ends.
+func churn(n int, addr string) {
+	for i := range n {
+		c, err := net.Dial("tcp4", addr)
+		if err != nil {
+			panic(err)
+		}
+		began := time.Now()
+		if i < n-1 {
+			time.Sleep(time.Duration(i*i) * 60 * time.Millisecond)
+		} else {
+			fmt.Println("last")
+			io.Copy(io.Discard, os.Stdin)
+		}
+		life := time.Since(began)
+		port := c.LocalAddr().(*net.TCPAddr).Port
+		c.Close()
+		fmt.Println(port, life.Nanoseconds())
+	}
+}
+
+// holdConnections opens n connections over loopback and holds both ends of each.
+func holdConnections(n int) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	for range n {
+		client, err := net.Dial("tcp4", l.Addr().String())
+		if err != nil {
+			panic(err)
+		}
+		server, err := l.Accept()
+		if err != nil {
+			panic(err)
+		}
+		heldConns = append(heldConns, client, server)
+	}
+}
+
+var heldConns []net.Conn // by a helper
 
 // A child is a process that runs [helper].
 type child struct {

@@ -34,9 +34,21 @@ const (
 // holds the sockets in the procfs at procfsRoot. It asks the kernel for each table
 // once, and fails with the kernel's reason; that wraps [errors.ErrUnsupported] if
 // the kernel does not have what it takes.
+//
+// With /proc the tables are those of the caller's network namespace. Any other root,
+// such as the host's in a container, has the view of its process 1: the source enters
+// that one's network namespace to ask, which takes CAP_SYS_ADMIN there and the right
+// to look into process 1 (ptrace(2)). [Procfs] reads the same without either.
 func Netlink(procfsRoot string) (Source, error) {
 	d := newSockDiag()
-	if err := d.probe(); err != nil {
+	if !isOwnProc(procfsRoot) {
+		home, err := rootNamespace(procfsRoot)
+		if err != nil {
+			return nil, fmt.Errorf("netlink: %w", &EnterError{procfsRoot, err})
+		}
+		d.home = &home
+	}
+	if err := d.Home().Do(d.probe); err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
 	return NewSource("netlink", procfsRoot, d, procHolders{procfsRoot})
@@ -51,9 +63,17 @@ func newSockDiag() sockDiag {
 }
 
 // sockDiag reads socket tables by sock_diag.
-type sockDiag struct{ buffers *sync.Pool }
+type sockDiag struct {
+	buffers *sync.Pool
+	home    *Namespace // nil: the caller's
+}
 
-func (sockDiag) Home() Namespace { return CallerNamespace() }
+func (d sockDiag) Home() Namespace {
+	if d.home != nil {
+		return *d.home
+	}
+	return CallerNamespace()
+}
 
 // probe asks for no socket of each table, which loads the kernel's modules.
 func (d sockDiag) probe() error {
@@ -107,6 +127,7 @@ type diagConn struct {
 	fd      int
 	buf     *[dumpBuffer]byte
 	buffers *sync.Pool
+	devices map[uint64]uint32 // interfaces that sockets of the last list are bound to, by cookie
 }
 
 func (d sockDiag) open() (*diagConn, error) {
@@ -181,12 +202,11 @@ func appendSocket(t *table, b []byte, s *Snapshot) (err error) {
 // dump asks for the sockets of t that are in one of the states and calls record
 // with each of them.
 func (c *diagConn) dump(ctx context.Context, t *table, states uint32, record func([]byte)) (torn bool, err error) {
-	req := nl.NewNetlinkRequest(unix.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
-	req.AddRawData(diagRequest(t, states))
-	if err := unix.Sendto(c.fd, req.Serialize(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	seq, err := c.send(diagRequest(t, states), unix.NLM_F_DUMP)
+	if err != nil {
 		return false, err
 	}
-	d := dump{seq: req.Seq, record: record}
+	d := dump{seq: seq, record: record}
 	for done := false; !done; {
 		if err := ctx.Err(); err != nil {
 			return false, err
@@ -200,6 +220,13 @@ func (c *diagConn) dump(ctx context.Context, t *table, states uint32, record fun
 		}
 	}
 	return d.torn, nil
+}
+
+// send sends a request and returns the number that answers have.
+func (c *diagConn) send(request []byte, flags int) (seq uint32, err error) {
+	req := nl.NewNetlinkRequest(unix.SOCK_DIAG_BY_FAMILY, flags)
+	req.AddRawData(request)
+	return req.Seq, unix.Sendto(c.fd, req.Serialize(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
 // receive returns the next datagram from the kernel.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 
@@ -20,6 +21,7 @@ type Namespace struct {
 	dir     string // directory in procfs of a process, or thread, that is in it
 	inode   uint32 // what tells it from others; 0: unknown
 	foreign bool   // not the one that is read unless a query asks for all
+	enter   bool   // not the one that the caller is in
 }
 
 // errMoved says that the process by which a namespace is known is in another one by
@@ -60,7 +62,7 @@ func allNamespaces(root string, home Namespace, s *Snapshot) ([]Namespace, error
 			continue
 		}
 		seen[ns.inode] = true
-		ns.foreign = true
+		ns.foreign, ns.enter = true, true
 		all = append(all, ns)
 	}
 	if denied > 0 {
@@ -68,6 +70,24 @@ func allNamespaces(root string, home Namespace, s *Snapshot) ([]Namespace, error
 	}
 	return all, nil
 }
+
+// rootNamespace returns the namespace that the procfs at root has the view of: the
+// caller's for /proc, that of process 1 for any other, such as the host's in a
+// container. It fails if that cannot be told, or not be entered.
+func rootNamespace(root string) (Namespace, error) {
+	if isOwnProc(root) {
+		return CallerNamespace(), nil
+	}
+	ns, err := netnsOf(root + "/1")
+	if err != nil {
+		return ns, err
+	}
+	ns.enter = ns.inode != CallerNamespace().inode
+	return ns, ns.Do(func() error { return nil })
+}
+
+// isOwnProc reports whether root is where procfs is mounted for this process.
+func isOwnProc(root string) bool { return filepath.Clean(root) == "/proc" }
 
 // CallerNamespace returns the namespace of the calling thread, whose number is
 // unknown where procfs is not there.
@@ -82,7 +102,7 @@ func (ns Namespace) Inode() uint32 { return ns.inode }
 
 // Do calls f on a thread that is in ns.
 func (ns Namespace) Do(f func() error) error {
-	if !ns.foreign {
+	if !ns.enter {
 		return f()
 	}
 	result := make(chan error)

@@ -133,7 +133,7 @@ func TestCallersNamespace(t *testing.T) {
 func TestNamespaceGone(t *testing.T) {
 	for _, src := range sources(t) {
 		tables := src.(*linuxSource).tables
-		gone := Namespace{dir: t.TempDir(), inode: 1, foreign: true}
+		gone := Namespace{dir: t.TempDir(), inode: 1, foreign: true, enter: true}
 		var s Snapshot
 		if err := tables.Read(context.Background(), gone, conn.KindTCP, &s); err == nil {
 			t.Errorf("%s: no error", src.Name())

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/conntrace/conntrace/pkg/conn"
 )
@@ -15,7 +14,7 @@ import (
 // the host's in a container, that of its process 1.
 func Procfs(root string) (Source, error) {
 	tables := procTables{dir: root + "/1"}
-	if filepath.Clean(root) == "/proc" {
+	if isOwnProc(root) {
 		tables.dir = callerDir
 	}
 	return NewSource("procfs", root, tables, procHolders{root})

@@ -57,7 +57,15 @@ func (l *lineReader) malformed(line []byte, err error) error {
 // parseInetTable appends the sockets in one of /proc/net/{tcp,tcp6,udp,udp6},
 // which is called name, to s.
 func parseInetTable(r io.Reader, name string, family conn.Family, typ conn.Type, s *Snapshot) error {
+	return eachInetRow(r, name, family, typ, &s.Warnings, func(c *conn.Conn, _ bool) { s.Conns = append(s.Conns, *c) })
+}
+
+// eachInetRow calls row with each socket in such a table. row may change what it
+// gets, but not keep it. timeWait says that the socket is what a connection has left
+// behind, whatever its state.
+func eachInetRow(r io.Reader, name string, family conn.Family, typ conn.Type, warnings *[]error, row func(c *conn.Conn, timeWait bool)) error {
 	lines := newLineReader(r, name)
+	var c conn.Conn
 	for {
 		line, err := lines.next()
 		if err == io.EOF {
@@ -69,15 +77,16 @@ func parseInetTable(r io.Reader, name string, family conn.Family, typ conn.Type,
 		if lines.number == 0 {
 			continue
 		}
-		n := len(s.Conns)
-		s.Conns = append(s.Conns, conn.Conn{Family: family, Type: typ})
-		if err = parseInetLine(line, &s.Conns[n]); err == nil && lines.cut {
+		c = conn.Conn{Family: family, Type: typ}
+		timeWait, err := parseInetLine(line, &c)
+		if err == nil && lines.cut {
 			err = errCut
 		}
 		if err != nil {
-			s.Conns = s.Conns[:n]
-			s.Warnings = append(s.Warnings, lines.malformed(line, err))
+			*warnings = append(*warnings, lines.malformed(line, err))
+			continue
 		}
+		row(&c, timeWait)
 	}
 }
 
@@ -86,27 +95,32 @@ func parseInetTable(r io.Reader, name string, family conn.Family, typ conn.Type,
 //
 //	sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
 //	 0: 0100007F:0CEA 00000000:0000 0A 00000000:00000000 00:00000000 00000000   999        0 21303 1 ...
-func parseInetLine(line []byte, c *conn.Conn) (err error) {
+//
+// The timer (tr) is 3 for what a connection has left behind, be its state TIME_WAIT
+// or FIN_WAIT2 (get_timewait4_sock).
+func parseInetLine(line []byte, c *conn.Conn) (timeWait bool, err error) {
 	f := fieldReader{rest: line}
 	f.skip(1)
 	c.Laddr = f.addr(c.Family)
 	c.Raddr = f.addr(c.Family)
 	state := f.hex(2)
-	f.skip(3)
+	f.skip(1)
+	timer := f.next()
+	f.skip(1)
 	uid := f.decimal(32)
 	f.skip(1)
 	c.Inode = f.decimal(64)
 	if f.bad {
-		return errMalformed
+		return false, errMalformed
 	}
 	if c.Type == conn.Stream {
 		if c.Status, err = statusOf(uint8(state)); err != nil {
-			return err
+			return false, err
 		}
 	}
 	c.Known = conn.KnownInode
 	setUID(c, uint32(uid))
-	return nil
+	return bytes.HasPrefix(timer, []byte("03:")), nil
 }
 
 // parseUnixTable appends the sockets in /proc/net/unix, which is called name, to

@@ -147,7 +147,8 @@ func filterText(text []byte, t *table, keep func(inode uint64) bool) (kept []byt
 				keeping = keep(socket.Inode)
 			}
 		} else {
-			keeping = parseInetLine(content, &c) == nil && keep(c.Inode)
+			_, err := parseInetLine(content, &c)
+			keeping = err == nil && keep(c.Inode)
 		}
 		if keeping {
 			kept = append(kept, line...)

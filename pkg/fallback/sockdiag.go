@@ -25,10 +25,13 @@ const (
 	sockDiagByFamily = 20
 	nlmFDumpIntr     = 0x10
 
+	attrInetInfo  = 2 // INET_DIAG_INFO
 	attrUnixName  = 0 // UNIX_DIAG_NAME
 	attrUnixQueue = 4 // UNIX_DIAG_RQLEN
 	attrUnixUID   = 7 // UNIX_DIAG_UID
 	attrTypeMask  = 0x3fff
+
+	timerTimeWait = 3 // idiag_timer, and "tr" in /proc/net/tcp: a socket of TIME_WAIT (struct inet_timewait_sock)
 
 	tcpListen     = 10
 	tcpNewSynRecv = 12

@@ -249,11 +249,15 @@ func (p *process) stop() {
 
 // ---- trackers ----------------------------------------------------------------
 
-// open opens a tracker that must be fed by BPF, for the length of the test.
+// open opens a tracker that must be fed by BPF, for the length of the test; by the
+// hooks that CONNTRACE_TEST_HOOKS names, separated by commas, if it does.
 func open(t *testing.T, cfg tracker.Config) *tracker.Tracker {
 	t.Helper()
 	testenv.EBPF(t)
 	cfg.Source = tracker.SourceEBPF
+	if hooks := os.Getenv("CONNTRACE_TEST_HOOKS"); hooks != "" && cfg.Hooks == nil {
+		cfg.Hooks = strings.Split(hooks, ",")
+	}
 	tr, err := tracker.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -266,10 +270,15 @@ func open(t *testing.T, cfg tracker.Config) *tracker.Tracker {
 // -1 where accepts are seen in inet_csk_accept(), when the socket has neither a
 // descriptor nor an inode yet.
 func acceptedFD(tr *tracker.Tracker, fd int32) int32 {
-	if slices.ContainsFunc(tr.Info().Hooks, func(h tracker.Hook) bool { return h.Attach == "fexit/inet_csk_accept" }) {
+	if attached(tr, "fexit/inet_csk_accept") || attached(tr, "kretprobe/inet_csk_accept") {
 		return -1
 	}
 	return fd
+}
+
+// attached reports whether tr has a program at the attach point.
+func attached(tr *tracker.Tracker, where string) bool {
+	return slices.ContainsFunc(tr.Info().Hooks, func(h tracker.Hook) bool { return h.Attach == where })
 }
 
 // A stream reads a subscription in the background, so that it is never slow.

@@ -43,9 +43,12 @@ func (h *holderWatch) apply(t *wireTask, clock uint64) {
 		}
 	}
 	if affected {
-		h.stale, h.changed = true, clock
+		h.expire(clock)
 	}
 }
+
+// expire makes the next call of Connections scan.
+func (h *holderWatch) expire(clock uint64) { h.stale, h.changed = true, clock }
 
 // merge takes over who holds sockets from a scan that began when the table's clock
 // was start.

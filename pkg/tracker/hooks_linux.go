@@ -5,147 +5,203 @@ import (
 	"fmt"
 	"maps"
 	"math/bits"
+	"os"
+	"runtime"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
 	"github.com/conntrace/conntrace/bpf"
+	"github.com/conntrace/conntrace/internal/cgroup2"
 	"github.com/conntrace/conntrace/internal/tracepoint"
 )
 
 // hooks are the tracker's programs in the kernel. Everything in it is gone when
 // its descriptors are closed; nothing is pinned.
 type hooks struct {
-	collection *ebpf.Collection
-	closers    []func() error
-	info       []Hook
-	refused    []Refusal
-	limits     []string
+	spec      *ebpf.CollectionSpec
+	variables map[string]any // to set before programs are loaded
+	types     *btf.Cache
+	shared    *ebpf.Collection   // the maps, without programs
+	loaded    []*ebpf.Collection // the programs, one for each tier
+	first     *ebpf.Program      // of the two state programs; nil: there is but one
+	closers   []func() error
+	info      []Hook
+	refused   []Refusal
+	limits    []string
 }
 
-// A tier is a way of seeing something: programs that go together.
+// A purpose is something to see, and the tiers by which it can be seen, best first.
+type purpose struct {
+	name    string
+	tiers   []tier
+	without string // what cannot be seen without it; "" if there is no tracker without it
+}
+
+// A tier is one way of seeing something: programs that go together.
 type tier struct {
-	purpose   string
+	name      string // for Config.Hooks; "" if it is not for choice
 	programs  []string
-	variables map[string]any // to set before they are loaded
-	limit     string         // what cannot be seen this way
-	without   string         // what cannot be seen without it; "" if there is no tracker without it
+	variables map[string]any // for these programs and those that are loaded later
+	covered   bool           // the second program covers the first (bpf/maps.h)
+	cookies   bool           // the programs cannot ask for cookies
+	unfit     error          // why it is of no use here; nil if it may be
+	limits    []string       // what cannot be seen this way
 }
 
-// stateTier sees every change of a state: the second program covers the first (see
-// bpf/maps.h), and must be attached after it.
-var stateTier = tier{
-	purpose:   "tcp states",
-	programs:  []string{bpf.TrackerProgInetSockSetState, bpf.TrackerProgInetSockSetStateCover},
-	variables: map[string]any{bpf.TrackerVarShutdownNumber: uint32(unix.SYS_SHUTDOWN)},
-}
-
-// taskTier sees processes come, change and go.
-var taskTier = tier{
-	purpose: "processes",
-	programs: []string{
-		bpf.TrackerProgSchedProcessFork, bpf.TrackerProgSchedProcessExec, bpf.TrackerProgSchedProcessExit,
-	},
-	without: "that a process has forked, run another program or exited shows only once descriptors are looked at again (Connections)",
-}
-
+// What some tiers cannot see.
 const (
+	processLimit = "that a process has forked, run another program or exited shows only once descriptors are looked at again (Connections)"
 	connectLimit = "an attempt to connect that fails before anything is sent makes no event"
 	uringLimit   = "a connection that is accepted through io_uring shows without its process until descriptors are looked at again (Connections)"
+	fdLimit      = "the descriptor of an accepted connection is known only once descriptors are looked at again (Connections)"
+	waitingLimit = "a call of accept that was waiting already when the tracker was opened makes no event: its connection has no process until descriptors are looked at again (Connections)"
+	kprobeLimit  = "an accept is missed, uncounted, if 4,096 of them wait already, or if the kernel runs another tool's probe at that moment"
+	guardLimit   = "a state that changes in a softirq while the CPU runs a BPF program of another tracepoint or kprobe is missed, uncounted: the kernel skips ours then"
+	cookieLimit  = "a socket that was made, but not used yet, when the tracker was opened, and a listener of MPTCP, may be missing until descriptors are looked at again (Connections)"
+	cgroupLimit  = "sockets of processes outside this cgroup namespace may have no cookies: they make events, and are missing from Connections"
 )
 
-// A plan is a set of tiers to try, those first that a tracker cannot do without.
-type plan []tier
-
-// plans returns what the kernel may allow, best first, and why a better one is not
-// among them.
-func plans() ([]plan, []Refusal) {
-	exit := plan{stateTier, {
-		purpose:  "accept",
+// purposes returns what a tracker sees, in the order in which the programs are to be
+// attached: states last, so that a socket that is seen has all else of it seen too.
+func purposes(k kernel) []purpose {
+	fexit, exit := tier{
+		name:   "fexit",
+		limits: []string{fdLimit, waitingLimit},
+	}, tier{
+		name:     "syscall",
 		programs: []string{bpf.TrackerProgSysExitAccept4, bpf.TrackerProgSysExitAccept},
-	}, taskTier, {
-		purpose:  "connect",
-		programs: []string{bpf.TrackerProgSysExitConnect},
-		variables: map[string]any{
-			bpf.TrackerVarConnectBy:     uint32(bpf.TrackerConnectTierCONNECT_CALL),
-			bpf.TrackerVarConnectNumber: uint32(unix.SYS_CONNECT),
-		},
+	}
+	switch {
+	case k.acceptErr != nil:
+		fexit.unfit = k.acceptErr
+	case k.acceptParameters == 2:
+		fexit.programs = []string{bpf.TrackerProgInetCskAccept2} // since 6.10
+	case k.acceptParameters == 4:
+		fexit.programs = []string{bpf.TrackerProgInetCskAccept4}
+	default:
+		fexit.unfit = fmt.Errorf("inet_csk_accept has %d parameters: %w", k.acceptParameters, errors.ErrUnsupported)
+	}
+
+	return []purpose{{
+		name: "processes",
+		tiers: []tier{{programs: []string{
+			bpf.TrackerProgSchedProcessFork, bpf.TrackerProgSchedProcessExec, bpf.TrackerProgSchedProcessExit,
+		}}},
+		without: processLimit,
+	}, {
+		name: acceptPurpose,
+		tiers: []tier{fexit, {
+			name:     "kretprobe",
+			programs: []string{bpf.TrackerProgInetCskAcceptReturn},
+			unfit:    k.registersErr,
+			limits:   []string{fdLimit, waitingLimit, kprobeLimit},
+		}, exit},
+	}, {
+		name: "connect",
+		tiers: []tier{{
+			name:      "fexit",
+			programs:  []string{bpf.TrackerProgInetStreamConnect},
+			variables: map[string]any{bpf.TrackerVarConnectBy: uint32(bpf.TrackerConnectTierCONNECT_TYPED)},
+		}, {
+			name:     "syscall",
+			programs: []string{bpf.TrackerProgSysExitConnect},
+			variables: map[string]any{
+				bpf.TrackerVarConnectBy:     uint32(bpf.TrackerConnectTierCONNECT_CALL),
+				bpf.TrackerVarConnectNumber: uint32(unix.SYS_CONNECT),
+			},
+			unfit: k.registersErr, // the call's arguments
+		}},
 		without: connectLimit,
 	}, {
-		purpose:  "accept by io_uring",
-		programs: uringPrograms(),
-		without:  uringLimit,
+		name: "tcp states",
+		tiers: []tier{{
+			name:     "tp_btf",
+			programs: []string{bpf.TrackerProgInetSockSetState, bpf.TrackerProgInetSockSetStateCover},
+			covered:  true,
+			cookies:  !k.cookieHelper,
+		}, {
+			name:     "raw_tp",
+			programs: []string{bpf.TrackerProgInetSockSetStateRaw, bpf.TrackerProgInetSockSetStateRawCover},
+			covered:  true,
+			cookies:  true,
+		}, {
+			name:     "tracepoint",
+			programs: []string{bpf.TrackerProgInetSockSetStateEvent},
+			cookies:  true,
+			limits:   []string{guardLimit},
+		}},
 	}}
-	bare := exit[:2:2] // for a kernel that refuses one of the others
-	program, err := typedAcceptProgram()
-	if err != nil {
-		return []plan{exit, bare}, []Refusal{refusal("fexit/inet_csk_accept", cause(err))}
-	}
-	typed := plan{stateTier, {
-		purpose:  "accept",
-		programs: []string{program},
-		limit:    "the descriptor of an accepted connection is known only once descriptors are looked at again (Connections)",
-	}, taskTier, {
-		purpose:   "connect",
-		programs:  []string{bpf.TrackerProgInetStreamConnect},
-		variables: map[string]any{bpf.TrackerVarConnectBy: uint32(bpf.TrackerConnectTierCONNECT_TYPED)},
-		without:   connectLimit,
-	}}
-	return []plan{typed, exit, bare}, nil
 }
 
-// uringPrograms returns the program that fits the kernel's tracepoint, none if it
-// has no io_uring.
-func uringPrograms() []string {
-	const context = 1 // the first parameter of a tracepoint's probe
-	switch n, _ := parameters("btf_trace_io_uring_complete"); n - context {
-	case 3: // from 6.12 on
-		return []string{bpf.TrackerProgIoUringComplete}
-	case 6, 7:
-		return []string{bpf.TrackerProgIoUringCompleteResult}
+const acceptPurpose = "accept"
+
+// uringPurpose goes with accepts that are seen at the exit of the system call.
+func uringPurpose(k kernel) purpose {
+	t := tier{unfit: fmt.Errorf("%w by this kernel", errors.ErrUnsupported)}
+	switch k.uringParameters {
+	case 3: // from 6.12 on; before 5.12 too, but with neither request nor a result of that type
+		if k.cast {
+			t = tier{programs: []string{bpf.TrackerProgIoUringComplete}}
+		}
+	case 6, 7: // from 5.19 on
+		t = tier{programs: []string{bpf.TrackerProgIoUringCompleteResult}}
 	}
-	return nil
+	return purpose{name: "accept by io_uring", tiers: []tier{t}, without: uringLimit}
 }
 
-// typedAcceptProgram returns which program fits the kernel's inet_csk_accept, or
-// why the kernel allows none there: it is cheaper to ask with a program that does
-// nothing than to have all of them refused.
-func typedAcceptProgram() (string, error) {
-	const function = "inet_csk_accept"
-	nothing, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type: ebpf.Tracing, AttachType: ebpf.AttachTraceFExit, AttachTo: function,
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
-		License:      "GPL",
-	})
-	if err != nil {
-		return "", err
-	}
-	nothing.Close()
-	n, err := parameters(function)
-	switch {
-	case err != nil:
-		return "", err
-	case n == 2:
-		return bpf.TrackerProgInetCskAccept2, nil // since 6.10
-	case n == 4:
-		return bpf.TrackerProgInetCskAccept4, nil
-	}
-	return "", fmt.Errorf("%s has %d parameters: %w", function, n, errors.ErrUnsupported)
+// cookiePurpose has the kernel give a socket its cookie before any state is told.
+var cookiePurpose = purpose{
+	name: "cookies",
+	tiers: []tier{{
+		programs: []string{bpf.TrackerProgSockOps, bpf.TrackerProgSockCreate},
+		limits:   []string{cookieLimit},
+	}},
 }
+
+// A kernel is what the running kernel's BTF says of it.
+type kernel struct {
+	acceptParameters int // of inet_csk_accept()
+	acceptErr        error
+	uringParameters  int   // of the tracepoint io_uring_complete; 0: it has none
+	cookieHelper     bool  // tracing programs may ask for cookies
+	cast             bool  // bpf_rdonly_cast()
+	allocator        bool  // maps allocate memory of their own (bpf_mem_alloc)
+	registersErr     error // why the registers of this architecture are not known
+}
+
+func readKernel() (k kernel, err error) {
+	spec, err := btf.LoadKernelSpec()
+	if err != nil {
+		return k, err
+	}
+	k.acceptParameters, k.acceptErr = parameters(spec, "inet_csk_accept")
+	if n, err := parameters(spec, "btf_trace_io_uring_complete"); err == nil {
+		const context = 1 // the first parameter of a tracepoint's probe
+		k.uringParameters = n - context
+	}
+	k.cookieHelper = spec.TypeByName("bpf_get_socket_ptr_cookie", new(*btf.Func)) == nil
+	k.cast = spec.TypeByName("bpf_rdonly_cast", new(*btf.Func)) == nil
+	k.allocator = spec.TypeByName("bpf_mem_alloc", new(*btf.Struct)) == nil
+	if registersSize[runtime.GOARCH] == 0 {
+		k.registersErr = fmt.Errorf("registers of %s: %w", runtime.GOARCH, errors.ErrUnsupported)
+	}
+	return k, nil
+}
+
+// registersSize has the architectures whose registers the programs know (fd.h),
+// with the size of a kernel stack (THREAD_SIZE) where that has four pages or fewer.
+var registersSize = map[string]uint32{"amd64": 16 << 10, "arm64": 16 << 10}
 
 // parameters returns how many parameters a kernel function has, or the function
 // that a type points to, by BTF: a wrong prototype may load and give wrong values
 // (kernel 6.1, inet_csk_accept).
-func parameters(name string) (int, error) {
-	spec, err := btf.LoadKernelSpec()
-	if err != nil {
-		return 0, err
-	}
+func parameters(spec *btf.Spec, name string) (int, error) {
 	var typ btf.Type
 	var function *btf.Func
 	var pointer *btf.Typedef
@@ -165,28 +221,35 @@ func parameters(name string) (int, error) {
 	return len(proto.Params), nil
 }
 
-// attachHooks loads and attaches the programs, by the best plan that the kernel
-// allows.
+// attachHooks loads and attaches the programs, each purpose by the best tier that
+// the kernel allows. What is allowed is found by trying.
 func attachHooks(cfg Config) (*hooks, error) {
 	// Before 5.11 maps are charged to this limit.
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lift RLIMIT_MEMLOCK: %w", err)
 	}
-	plans, refused := plans()
-	for _, p := range plans {
-		h, err := p.attach(cfg)
-		if err == nil {
-			h.refused = append(refused, h.refused...)
-			return h, nil
-		}
-		refused = append(refused, refusal(attachPoints[p[1].programs[0]], cause(err)))
+	k, err := readKernel()
+	if err != nil {
+		return nil, err
 	}
-	return nil, refused[len(refused)-1].Err
+	h, err := newHooks(cfg, k)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range purposes(k) {
+		name, err := h.attachPurpose(p, cfg.Hooks)
+		if err == nil && p.name == acceptPurpose && name == "syscall" {
+			_, err = h.attachPurpose(uringPurpose(k), nil)
+		}
+		if err != nil {
+			return nil, errors.Join(err, h.close())
+		}
+	}
+	return h, nil
 }
 
-// attach loads and attaches the programs of a plan. Of those that a tracker can do
-// without, what cannot be attached is left out, and said.
-func (p plan) attach(cfg Config) (*hooks, error) {
+// newHooks creates the maps.
+func newHooks(cfg Config, k kernel) (*hooks, error) {
 	spec, err := bpf.LoadTracker()
 	if err != nil {
 		return nil, err
@@ -195,85 +258,150 @@ func (p plan) attach(cfg Config) (*hooks, error) {
 	spec.Maps[bpf.TrackerMapEvents].MaxEntries = uint32(cfg.RingBuffer)
 	spec.Maps[bpf.TrackerMapOwners].MaxEntries = uint32(cfg.MaxConnections)
 	spec.Maps[bpf.TrackerMapStates].MaxEntries = uint32(words)
-	variables := map[string]any{bpf.TrackerVarStatesMask: uint32(words - 1), bpf.TrackerVarTellStates: cfg.States}
-	var wanted []string
-	for _, t := range p {
-		wanted = append(wanted, t.programs...)
-		maps.Copy(variables, t.variables)
+	if !k.allocator {
+		// Before 6.1 the kernel warns of programs at probes that allocate while they run,
+		// and a machine with panic_on_warn ends there (check_map_prog_compatibility()).
+		spec.Maps[bpf.TrackerMapOwners].Flags &^= unix.BPF_F_NO_PREALLOC
 	}
-	for name, value := range variables {
-		if err := spec.Variables[name].Set(value); err != nil {
-			return nil, err
-		}
+	h := &hooks{spec: spec, types: btf.NewCache(), variables: map[string]any{
+		bpf.TrackerVarStatesMask:     uint32(words - 1),
+		bpf.TrackerVarTellStates:     cfg.States,
+		bpf.TrackerVarShutdownNumber: uint32(unix.SYS_SHUTDOWN),
+		bpf.TrackerVarCookieHelper:   k.cookieHelper,
+	}}
+	if size := registersSize[runtime.GOARCH]; size != 0 {
+		h.variables[bpf.TrackerVarStackSize] = max(size, uint32(os.Getpagesize()))
 	}
-	maps.DeleteFunc(spec.Programs, func(name string, _ *ebpf.ProgramSpec) bool { return !slices.Contains(wanted, name) })
-
-	h := new(hooks)
-	if h.collection, err = ebpf.NewCollection(spec); err != nil {
-		return nil, err
-	}
-	// States last: a socket that is seen has all else of it seen too.
-	for _, t := range slices.Backward(p) {
-		err := h.attachTier(t)
-		switch {
-		case err == nil && t.limit != "":
-			h.limits = append(h.limits, t.limit)
-		case err != nil && t.without == "":
-			return nil, errors.Join(err, h.close())
-		case err != nil:
-			h.refused = append(h.refused, refusal(attachPoints[t.programs[0]], cause(err)))
-			h.limits = append(h.limits, t.without)
-		}
-	}
-	if len(p) == 2 {
-		h.limits = append(h.limits, taskTier.without, connectLimit, uringLimit)
-	}
-	return h, nil
+	h.shared, err = h.load(nil)
+	return h, err
 }
 
-func (h *hooks) attachTier(t tier) error {
-	for _, name := range t.programs {
-		if err := h.attach(t.purpose, name); err != nil {
+// load loads programs. All have the same maps, but their own constants.
+func (h *hooks) load(programs []string) (*ebpf.Collection, error) {
+	const constants = ".rodata"
+	spec := *h.spec
+	spec.Programs = make(map[string]*ebpf.ProgramSpec, len(programs))
+	for _, name := range programs {
+		spec.Programs[name] = h.spec.Programs[name]
+	}
+	for name, value := range h.variables {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return nil, fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	options := ebpf.CollectionOptions{Cache: h.types}
+	if h.shared != nil {
+		options.MapReplacements = maps.Clone(h.shared.Maps)
+		delete(options.MapReplacements, constants)
+	}
+	return ebpf.NewCollectionWithOptions(&spec, options)
+}
+
+// attachPurpose attaches the first tier of p that is not refused, and returns its
+// name. If forced names tiers of p, no others will do. A purpose that a tracker can
+// do without is left out if all are refused, and that is said.
+func (h *hooks) attachPurpose(p purpose, forced []string) (string, error) {
+	isForced := func(t tier) bool { return slices.Contains(forced, t.name) }
+	only := slices.ContainsFunc(p.tiers, isForced)
+	var errs []error
+	for _, t := range p.tiers {
+		if only && !isForced(t) {
+			continue
+		}
+		err := h.attachTier(p.name, t)
+		if err == nil {
+			h.limits = append(h.limits, t.limits...)
+			return t.name, nil
+		}
+		what := p.name
+		if len(t.programs) > 0 {
+			what = attachPoints[t.programs[0]]
+		} else if t.name != "" {
+			what += " by " + t.name
+		}
+		err = cause(err)
+		h.refused = append(h.refused, refusal(what, err))
+		errs = append(errs, fmt.Errorf("%s: %w", what, err))
+	}
+	if p.without == "" || only {
+		return "", errors.Join(errs...)
+	}
+	h.limits = append(h.limits, p.without)
+	return "", nil
+}
+
+// attachTier loads and attaches all programs of a tier, or none.
+func (h *hooks) attachTier(purpose string, t tier) (err error) {
+	if t.unfit != nil {
+		return t.unfit
+	}
+	before := *h
+	before.variables = maps.Clone(h.variables)
+	defer func() {
+		if err != nil {
+			for _, c := range h.closers[len(before.closers):] {
+				err = errors.Join(err, c())
+			}
+			for _, c := range h.loaded[len(before.loaded):] {
+				c.Close()
+			}
+			before.refused = h.refused
+			*h = before
+		}
+	}()
+	if t.cookies {
+		if _, err := h.attachPurpose(cookiePurpose, nil); err != nil {
 			return err
 		}
+		if !cgroup2.InitialNamespace() {
+			h.limits = append(h.limits, cgroupLimit)
+		}
+	}
+	maps.Copy(h.variables, t.variables)
+	c, err := h.load(t.programs)
+	if err != nil {
+		return err
+	}
+	h.loaded = append(h.loaded, c)
+	for _, name := range t.programs {
+		if err := h.attach(purpose, name, c.Programs[name]); err != nil {
+			return err
+		}
+	}
+	if t.covered {
+		h.first = c.Programs[t.programs[0]]
 	}
 	return nil
 }
 
 // attachPoints has the attach point of each program, in libbpf's notation.
 var attachPoints = map[string]string{
-	bpf.TrackerProgInetSockSetState:      "tp_btf/inet_sock_set_state",
-	bpf.TrackerProgInetSockSetStateCover: "tp_btf/inet_sock_set_state",
-	bpf.TrackerProgInetCskAccept2:        "fexit/inet_csk_accept",
-	bpf.TrackerProgInetCskAccept4:        "fexit/inet_csk_accept",
-	bpf.TrackerProgSysExitAccept4:        "tracepoint/syscalls/sys_exit_accept4",
-	bpf.TrackerProgSysExitAccept:         "tracepoint/syscalls/sys_exit_accept",
-	bpf.TrackerProgIoUringComplete:       "tp_btf/io_uring_complete",
-	bpf.TrackerProgIoUringCompleteResult: "tp_btf/io_uring_complete",
-	bpf.TrackerProgInetStreamConnect:     "fexit/__inet_stream_connect",
-	bpf.TrackerProgSysExitConnect:        "tracepoint/syscalls/sys_exit_connect",
-	bpf.TrackerProgSchedProcessFork:      "tp_btf/sched_process_fork",
-	bpf.TrackerProgSchedProcessExec:      "tp_btf/sched_process_exec",
-	bpf.TrackerProgSchedProcessExit:      "tp_btf/sched_process_exit",
+	bpf.TrackerProgInetSockSetState:         "tp_btf/inet_sock_set_state",
+	bpf.TrackerProgInetSockSetStateCover:    "tp_btf/inet_sock_set_state",
+	bpf.TrackerProgInetSockSetStateRaw:      "raw_tp/inet_sock_set_state",
+	bpf.TrackerProgInetSockSetStateRawCover: "raw_tp/inet_sock_set_state",
+	bpf.TrackerProgInetSockSetStateEvent:    "tracepoint/sock/inet_sock_set_state",
+	bpf.TrackerProgSockCreate:               "cgroup/sock_create",
+	bpf.TrackerProgSockOps:                  "sockops",
+	bpf.TrackerProgInetCskAccept2:           "fexit/inet_csk_accept",
+	bpf.TrackerProgInetCskAccept4:           "fexit/inet_csk_accept",
+	bpf.TrackerProgInetCskAcceptReturn:      "kretprobe/inet_csk_accept",
+	bpf.TrackerProgSysExitAccept4:           "tracepoint/syscalls/sys_exit_accept4",
+	bpf.TrackerProgSysExitAccept:            "tracepoint/syscalls/sys_exit_accept",
+	bpf.TrackerProgIoUringComplete:          "tp_btf/io_uring_complete",
+	bpf.TrackerProgIoUringCompleteResult:    "tp_btf/io_uring_complete",
+	bpf.TrackerProgInetStreamConnect:        "fexit/__inet_stream_connect",
+	bpf.TrackerProgSysExitConnect:           "tracepoint/syscalls/sys_exit_connect",
+	bpf.TrackerProgSchedProcessFork:         "tp_btf/sched_process_fork",
+	bpf.TrackerProgSchedProcessExec:         "tp_btf/sched_process_exec",
+	bpf.TrackerProgSchedProcessExit:         "tp_btf/sched_process_exit",
 }
 
-func (h *hooks) attach(purpose, name string) error {
-	program := h.collection.Programs[name]
+func (h *hooks) attach(purpose, name string, program *ebpf.Program) error {
 	where := attachPoints[name]
-	var closer func() error
-	switch program.Type() {
-	case ebpf.Tracing:
-		l, err := link.AttachTracing(link.TracingOptions{Program: program})
-		if err != nil {
-			return fmt.Errorf("attach %s: %w", where, err)
-		}
-		closer = l.Close
-	case ebpf.TracePoint:
-		tp, err := tracepoint.Attach("syscalls", name, program)
-		if err != nil {
-			return fmt.Errorf("attach %s: %w", where, err)
-		}
-		closer = tp.Close
+	closer, err := attachProgram(where, program)
+	if err != nil {
+		return fmt.Errorf("attach %s: %w", where, err)
 	}
 	h.closers = append(h.closers, closer)
 
@@ -287,6 +415,56 @@ func (h *hooks) attach(purpose, name string) error {
 	return nil
 }
 
+// attachProgram attaches program at an attach point, until what it returns is called.
+func attachProgram(where string, program *ebpf.Program) (func() error, error) {
+	_, place, _ := strings.Cut(where, "/")
+	var c interface{ Close() error }
+	var err error
+	switch program.Type() {
+	case ebpf.Tracing:
+		c, err = link.AttachTracing(link.TracingOptions{Program: program})
+	case ebpf.RawTracepoint:
+		c, err = link.AttachRawTracepoint(link.RawTracepointOptions{Name: place, Program: program})
+	case ebpf.TracePoint:
+		group, name, _ := strings.Cut(place, "/")
+		c, err = tracepoint.Attach(group, name, program)
+	case ebpf.Kprobe:
+		c, err = attachKretprobe(place, program)
+	case ebpf.CGroupSock:
+		c, err = attachCgroup(ebpf.AttachCGroupInetSockCreate, program)
+	case ebpf.SockOps:
+		c, err = attachCgroup(ebpf.AttachCGroupSockOps, program)
+	default:
+		err = fmt.Errorf("program type %s: %w", program.Type(), errors.ErrUnsupported)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.Close, nil
+}
+
+// attachKretprobe has room for as many calls that have not returned yet as the
+// kernel allows (KRETPROBE_MAXACTIVE_MAX): they wait there for connections. That takes
+// tracefs, in which an idle probe stays behind if this process is killed; without it,
+// the kernel's default must do: twice the number of CPUs, or ten.
+func attachKretprobe(function string, program *ebpf.Program) (link.Link, error) {
+	l, err := link.Kretprobe(function, program, &link.KprobeOptions{RetprobeMaxActive: 4096})
+	if err != nil {
+		return link.Kretprobe(function, program, nil)
+	}
+	return l, nil
+}
+
+// attachCgroup attaches a program to the root of all cgroups, beside others.
+func attachCgroup(where ebpf.AttachType, program *ebpf.Program) (link.Link, error) {
+	root, err := cgroup2.OpenRoot()
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(root)
+	return link.AttachRawLink(link.RawLinkOptions{Target: root, Program: program, Attach: where})
+}
+
 // accounts is the variable of that name in bpf/maps.h.
 type accounts [128]bpf.TrackerAccount
 
@@ -298,7 +476,7 @@ func (h *hooks) account() (s Stats, err error) {
 		return s, err
 	}
 	var all accounts
-	if err := h.collection.Variables[bpf.TrackerVarAccounts].Get(&all); err != nil {
+	if err := h.shared.Variables[bpf.TrackerVarAccounts].Get(&all); err != nil {
 		return s, fmt.Errorf("read the hooks' account: %w", err)
 	}
 	var covered uint64
@@ -318,7 +496,10 @@ func (h *hooks) account() (s Stats, err error) {
 // missed returns how many state changes the first state program did not see, as
 // it was running on that CPU already. Kernels before 5.12 do not count them.
 func (h *hooks) missed() (uint64, error) {
-	stats, err := h.collection.Programs[bpf.TrackerProgInetSockSetState].Stats()
+	if h.first == nil {
+		return 0, nil
+	}
+	stats, err := h.first.Stats()
 	if err != nil {
 		return 0, fmt.Errorf("read the state hook's misses: %w", err)
 	}
@@ -337,6 +518,9 @@ func (h *hooks) detach() error {
 
 func (h *hooks) close() error {
 	err := h.detach()
-	h.collection.Close()
+	for _, c := range h.loaded {
+		c.Close()
+	}
+	h.shared.Close()
 	return err
 }

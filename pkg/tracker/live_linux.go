@@ -56,6 +56,10 @@ const (
 
 	// housekeeping is the longest time between two looks at the account.
 	housekeeping = time.Second
+
+	// audit is the time between two scans although nothing is known to be lost: they
+	// find what the kernel has neither shown nor counted.
+	audit = time.Minute
 )
 
 // openLive attaches first and scans second, so that nothing falls in between.
@@ -80,7 +84,7 @@ func openLive(ctx context.Context, cfg Config, h *hub) (backend, Info, error) {
 	if err != nil {
 		return nil, Info{}, err
 	}
-	ring, err := ringbuf.New(hooks.collection.Maps[bpf.TrackerMapEvents])
+	ring, err := ringbuf.New(hooks.shared.Maps[bpf.TrackerMapEvents])
 	if err != nil {
 		return nil, Info{}, errors.Join(err, hooks.close())
 	}
@@ -89,7 +93,7 @@ func openLive(ctx context.Context, cfg Config, h *hub) (backend, Info, error) {
 		table: newTable(), processes: newProcessCache(reader), batch: make([]conn.Event, 0, batchSize),
 		repair: make(chan struct{}, 1),
 	}
-	if l.table.states, err = mapStates(hooks.collection.Maps[bpf.TrackerMapStates]); err != nil {
+	if l.table.states, err = mapStates(hooks.shared.Maps[bpf.TrackerMapStates]); err != nil {
 		return nil, Info{}, errors.Join(err, ring.Close(), hooks.close())
 	}
 	if err := l.scan(ctx); err != nil {
@@ -167,9 +171,26 @@ func (l *live) apply(raw []byte) {
 	if l.cfg.States && l.table.state(r, owner, at, l.next()) {
 		l.keep()
 	}
-	if l.table.apply(r, owner, at, l.next()) {
+	if e := l.next(); l.table.apply(r, owner, at, e) {
+		if e.Type == conn.EventListen && !e.Laddr.IsValid() {
+			l.locate(e)
+		}
 		l.keep()
 	}
+}
+
+// locate finds out on what port e's socket listens: listen(2) chooses one for a socket
+// that has none after the kernel has told of LISTEN (inet_csk_listen_start()). mu is
+// held.
+func (l *live) locate(e *conn.Event) {
+	laddr, err := localAddr(&e.Conn)
+	if err != nil {
+		l.cfg.Logger.Debug("on what port a socket listens is not known before the next scan", "err", err)
+		l.table.holders.expire(l.table.clock)
+		return
+	}
+	e.Laddr = laddr
+	l.table.sockets[e.Cookie].row.Laddr = laddr
 }
 
 // next returns where the next event is to be made. It is published once it is kept.
@@ -234,13 +255,20 @@ func (l *live) checkLosses() {
 	}
 }
 
-// repairLoop scans whenever events were lost.
+// repairLoop scans whenever events were lost, and now and then.
 func (l *live) repairLoop(ctx context.Context) {
+	var tick <-chan time.Time
+	if l.cfg.Freshness >= 0 {
+		ticker := time.NewTicker(audit)
+		defer ticker.Stop()
+		tick = ticker.C
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-l.repair:
+		case <-tick:
 		}
 		if err := l.scan(ctx); err != nil && ctx.Err() == nil {
 			l.cfg.Logger.Error("cannot repair the table after a loss", "err", err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/conntrace/conntrace/pkg/conn"
 	"github.com/conntrace/conntrace/pkg/fallback"
@@ -20,6 +19,7 @@ type polling struct {
 
 	mu      sync.Mutex // makes polls, subscriptions and closing take turns
 	account Stats
+	warned  string // the last warning that was logged
 	closed  bool
 
 	cancel context.CancelFunc
@@ -35,31 +35,41 @@ func openPolling(ctx context.Context, cfg Config, h *hub, open func(procfs strin
 		cfg: cfg, source: source, hub: h,
 		poller: fallback.NewPoller(source, fallback.Query{Kind: conn.KindTCP}),
 	}
+	p.poller.Interval = cfg.PollInterval
 	if _, err := p.poller.Poll(ctx); err != nil {
+		p.poller.Close()
 		return nil, Info{}, err
 	}
-	p.account.Polls++
+	p.tellWarnings()
+	h.flush = p.flush
 
 	background, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
 	p.wg.Go(func() { p.run(background) })
-	return p, Info{Limits: []string{
-		fmt.Sprintf("connections that are opened and closed between two polls (%s apart) are missed", cfg.PollInterval),
-		"the time of an event is when it was polled",
-		"a closed connection says neither how much it carried nor how it ended",
-	}}, nil
+	poll := Polling{Closes: p.poller.TellsCloses()}
+	poll.Shortest, poll.Longest = p.poller.Bounds()
+	return p, Info{Polling: &poll, Limits: pollingLimits(poll)}, nil
 }
 
-// run polls until ctx ends.
+// pollingLimits says what cannot be seen by polling so.
+func pollingLimits(p Polling) []string {
+	limits := []string{fmt.Sprintf(
+		"connections that live for less than the time between two looks may be missed: %s, or up to %s if looks take long",
+		p.Shortest, p.Longest)}
+	if p.Closes {
+		return append(limits,
+			"the time of an event is when it was polled, but for closes that the kernel tells",
+			"of a connection that was missed the close is shown, as a rule, but not its process",
+			"how long a connection lasted is unknown, and at times how it ended")
+	}
+	return append(limits,
+		"the time of an event is when it was polled",
+		"a closed connection says neither how much it carried nor how it ended")
+}
+
+// run waits and polls until ctx ends.
 func (p *polling) run(ctx context.Context) {
-	ticker := time.NewTicker(p.cfg.PollInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
+	for p.poller.Wait(ctx) == nil {
 		if err := p.poll(ctx); err != nil && ctx.Err() == nil {
 			p.cfg.Logger.Error("cannot poll", "source", p.source.Name(), "err", err)
 		}
@@ -69,15 +79,51 @@ func (p *polling) run(ctx context.Context) {
 func (p *polling) poll(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	events, err := p.poller.Poll(ctx)
-	if err != nil {
-		return err
+	events, err := p.poller.Next(ctx)
+	p.publish(events)
+	p.tellWarnings()
+	return err
+}
+
+// flush publishes what the kernel has told until now.
+func (p *polling) flush() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return
 	}
-	p.account.Polls++
-	p.account.Seen += uint64(len(events))
-	p.account.Delivered += uint64(len(events))
+	events, err := p.poller.Closes()
+	p.publish(events)
+	if err != nil {
+		p.cfg.Logger.Error("cannot read what sockets were destroyed", "source", p.source.Name(), "err", err)
+	}
+}
+
+// publish hands events out. mu is held.
+func (p *polling) publish(events []conn.Event) {
+	for i := range events {
+		if e := &events[i]; e.Type != conn.EventGap {
+			p.account.Seen++
+			p.account.Delivered++
+		} else {
+			p.account.Seen += e.Lost
+			p.account.Lost.Closes += e.Lost
+		}
+	}
 	p.hub.publish(events...)
-	return nil
+}
+
+// tellWarnings logs what the last look could not read, once. mu is held, or nobody
+// else is there yet.
+func (p *polling) tellWarnings() {
+	for _, w := range p.poller.Warnings() {
+		text := w.Error()
+		if p.warned == text {
+			continue
+		}
+		p.warned = text
+		p.cfg.Logger.Warn("a part of the socket tables was not seen: " + text)
+	}
 }
 
 func (p *polling) subscribe(f Filter) (*Subscription, error) {
@@ -108,15 +154,25 @@ func (p *polling) appendConnections(dst []conn.Conn, kind conn.Kind) ([]conn.Con
 func (p *polling) stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.account.Connections = p.poller.Len()
+	polled := p.poller.Stats()
+	p.account.Connections = polled.Sockets
+	p.account.Polls = polled.Looks
+	p.account.PollInterval = polled.Interval
+	p.account.LongestUnseen = polled.Longest
+	p.account.Missed = polled.Missed
+	p.account.Ownerless = polled.Ownerless
 	return p.account
 }
 
 func (p *polling) close() error {
 	p.mu.Lock()
+	closed := p.closed
 	p.closed = true
 	p.mu.Unlock()
 	p.cancel()
 	p.wg.Wait()
-	return nil
+	if closed {
+		return nil
+	}
+	return p.poller.Close()
 }

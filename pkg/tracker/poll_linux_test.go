@@ -28,6 +28,10 @@ func TestPolling(t *testing.T) {
 			if info := tr.Info(); info.Source != source || len(info.Limits) == 0 || len(info.Hooks) != 0 {
 				t.Errorf("info: %+v", info)
 			}
+			want := tracker.Polling{Shortest: 10 * time.Millisecond, Longest: 100 * time.Millisecond, Closes: source == tracker.SourceNetlink}
+			if p := tr.Info().Polling; p == nil || *p != want {
+				t.Errorf("polling: %+v, want %+v", p, want)
+			}
 			existing := connect(t, "tcp4", "127.0.0.1:0")
 			eventually(t, "a poll that has seen it", func() bool {
 				s, err := tr.Subscribe(tracker.Filter{Ports: []uint16{port(existing.client.LocalAddr())}})
@@ -52,17 +56,17 @@ func TestPolling(t *testing.T) {
 			}
 			p := dial(t, l, "tcp4", l.Addr().String())
 			local, remote := addr(p.client.LocalAddr()), addr(p.client.RemoteAddr())
-			want := map[conn.EventType]conn.Conn{
+			opened := map[conn.EventType]conn.Conn{
 				conn.EventConnect: {Laddr: local, Raddr: remote, FD: fdOf(t, p.client)},
 				conn.EventAccept:  {Laddr: remote, Raddr: local, FD: fdOf(t, p.server)},
 			}
-			for len(want) > 0 {
+			for len(opened) > 0 {
 				e := s.next("event", mine)
-				w, ok := want[e.Type]
+				w, ok := opened[e.Type]
 				if !ok || e.Laddr != w.Laddr || e.Raddr != w.Raddr || e.FD != w.FD || e.Process == nil {
-					t.Fatalf("%s, want one of %+v", describe(&e), want)
+					t.Fatalf("%s, want one of %+v", describe(&e), opened)
 				}
-				delete(want, e.Type)
+				delete(opened, e.Type)
 			}
 			p.client.Close()
 			p.server.Close()
@@ -72,7 +76,7 @@ func TestPolling(t *testing.T) {
 				}
 			}
 			st := tr.Stats()
-			if st.Seen == 0 || st.Seen != st.Delivered || st.Polls == 0 {
+			if st.Seen == 0 || st.Seen != st.Delivered+st.Lost.Events() || st.Polls == 0 || st.Missed < 0 || st.LongestUnseen < st.PollInterval {
 				t.Errorf("account: %+v", st)
 			}
 			if err := tr.Close(); err != nil {
@@ -85,6 +89,34 @@ func TestPolling(t *testing.T) {
 				t.Errorf("Connections after Close: %v", err)
 			}
 		})
+	}
+}
+
+// TestPollingCloses: with sock_diag a close need not wait for the next look, and
+// says what the connection has carried.
+func TestPollingCloses(t *testing.T) {
+	p := connect(t, "tcp4", "127.0.0.1:0")
+	tr, err := tracker.Open(t.Context(), tracker.Config{Source: tracker.SourceNetlink, PollInterval: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	s := subscribe(t, tr, tracker.Filter{NoSeed: true, Ports: []uint16{port(p.client.LocalAddr())}})
+	if _, err := p.client.Write(make([]byte, 100)); err != nil {
+		t.Fatal(err)
+	}
+	read(t, p.server, 100)
+	p.client.Close()
+	read(t, p.server, 0)
+	p.server.Close()
+	for range 2 {
+		e := s.event(conn.EventClose)
+		if e.PID != int32(os.Getpid()) || e.Close == nil || e.Close.BytesSent+e.Close.BytesReceived != 100 || e.Close.Reason != conn.ReasonFin {
+			t.Errorf("%s: %+v", describe(&e), e.Close)
+		}
+	}
+	if st := tr.Stats(); st.Polls != 1 || st.Seen < 2 || st.Seen != st.Delivered+st.Lost.Events() {
+		t.Errorf("account: %+v", st)
 	}
 }
 

@@ -17,11 +17,6 @@ type program struct {
 	targets []target
 	trace   []string
 	done    map[string]int // how many calls succeeded, by name
-
-	// ownPorts has sockets listen only on ports that they are bound to by number. The
-	// kernel tells of LISTEN before it has chosen one (inet_csk_listen_start()).
-	ownPorts bool
-	lastPort int
 }
 
 // A player is a process of a program.
@@ -35,7 +30,7 @@ type sock struct {
 	fd          int
 	domain, typ int
 	bound       bool
-	ownPort     bool // by number
+	blocks      bool // accept(2) has made it
 	listens     bool
 	passes      bool // is an end of a unix socket that others can have the other end of
 }
@@ -195,16 +190,13 @@ func (p *program) bindTo(who *player, s *sock) {
 		if s.domain == unix.AF_INET6 {
 			ips = []string{"[::1]", "[::]", "[::ffff:127.0.0.1]"}
 		}
-		if p.ownPorts {
-			p.lastPort++
-		}
-		addr = at(ips[p.IntN(len(ips))], uint16(p.lastPort))
+		addr = at(ips[p.IntN(len(ips))], 0)
 		if p.IntN(3) == 0 { // an address that another socket may have, by SO_REUSEPORT
 			addr = at(ips[0], 4000)
 		}
 	}
 	if _, err := p.try(who, "bind", s.fd, addr); err == nil {
-		s.bound, s.ownPort = true, p.ownPorts
+		s.bound = true
 		if s.typ == unix.SOCK_DGRAM {
 			p.addTarget(who, s)
 		}
@@ -236,16 +228,12 @@ func (p *program) addTarget(who *player, s *sock) {
 
 func (p *program) listen() bool {
 	who, s := p.pick(func(s *sock) bool {
-		return s.bound && !s.passes && !s.listens && s.typ != unix.SOCK_DGRAM && s.mayListen(p)
+		return s.bound && !s.blocks && !s.passes && !s.listens && s.typ != unix.SOCK_DGRAM
 	})
 	if s != nil {
 		p.listenOn(who, s)
 	}
 	return s != nil
-}
-
-func (s *sock) mayListen(p *program) bool {
-	return !p.ownPorts || s.ownPort || s.domain == unix.AF_UNIX
 }
 
 func (p *program) listenOn(who *player, s *sock) {
@@ -260,9 +248,7 @@ func (p *program) serve() bool {
 	who, s := p.open(p.domain(), unix.SOCK_STREAM)
 	if s != nil {
 		p.bindTo(who, s)
-		if s.mayListen(p) {
-			p.listenOn(who, s)
-		}
+		p.listenOn(who, s)
 	}
 	return s != nil
 }
@@ -320,7 +306,7 @@ func (p *program) accept() bool {
 	}
 	fds, err := p.try(who, "accept", s.fd)
 	if err == nil {
-		who.add(sock{fd: fds[0], domain: s.domain, typ: s.typ, bound: true, passes: s.domain == unix.AF_UNIX})
+		who.add(sock{fd: fds[0], domain: s.domain, typ: s.typ, bound: true, blocks: true, passes: s.domain == unix.AF_UNIX})
 	}
 	return err == nil
 }

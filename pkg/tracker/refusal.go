@@ -27,6 +27,8 @@ func remedy(err error, sys sysinfo.Info) string {
 	}
 	var verifier *ebpf.VerifierError
 	switch {
+	case errors.As(err, new(*fallback.EnterError)):
+		return "it takes CAP_SYS_ADMIN and the right to look into that process (CAP_SYS_PTRACE); procfs needs neither"
 	case errors.Is(err, fallback.ErrNoSockDiag):
 		return "load its modules: modprobe -a tcp_diag udp_diag unix_diag"
 	case sys.Before(5, 12): // nothing else is worth mending; see testenv.OldKernel

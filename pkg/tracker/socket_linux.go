@@ -33,6 +33,31 @@ func duplicate(c *conn.Conn) (*os.File, error) {
 	return os.NewFile(uintptr(fd), fmt.Sprintf("/proc/%d/fd/%d", c.PID, c.FD)), nil
 }
 
+// localAddr asks the socket of c for its local address (getsockname(2)).
+func localAddr(c *conn.Conn) (laddr conn.Addr, err error) {
+	f, err := duplicate(c)
+	if err != nil {
+		return laddr, err
+	}
+	defer f.Close()
+	raw, err := f.SyscallConn() // f.Fd would make the socket block, the process's one too
+	if err != nil {
+		return laddr, err
+	}
+	var name unix.Sockaddr
+	controlErr := raw.Control(func(fd uintptr) { name, err = unix.Getsockname(int(fd)) })
+	if err = errors.Join(controlErr, err); err != nil {
+		return laddr, fmt.Errorf("getsockname: %w", err)
+	}
+	switch name := name.(type) {
+	case *unix.SockaddrInet4:
+		return conn.AddrIPv4(name.Addr, uint16(name.Port)), nil
+	case *unix.SockaddrInet6:
+		return conn.AddrIPv6(name.Addr, uint16(name.Port)), nil
+	}
+	return laddr, fmt.Errorf("getsockname: not an internet socket: %w", ErrSocketChanged)
+}
+
 // duplicateFD duplicates the descriptor target of the process pid. It returns -1 if
 // it fails.
 func duplicateFD(pid, target int) (fd int, err error) {

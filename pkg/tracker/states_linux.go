@@ -40,8 +40,9 @@ func (s stateWords) of(cookie uint64) (status conn.Status, orphan, ok bool) {
 	if len(s.words) == 0 {
 		return 0, false, false
 	}
+	const mark = 1 << 51 // STATE_MARK in bpf/maps.h
 	w := atomic.LoadUint64(&s.words[cookie&uint64(len(s.words)-1)])
-	if w>>5 != cookie || w == 0 {
+	if w>>5 != cookie|mark {
 		return 0, false, false
 	}
 	return conn.Status(w & 15), w&16 != 0, true

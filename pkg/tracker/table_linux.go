@@ -70,6 +70,9 @@ func newTable() *table {
 func (t *table) apply(r record, owner *conn.Process, at time.Time, e *conn.Event) bool {
 	t.clock++
 	cookie := r.header.Cookie
+	if cookie == 0 && r.socket != nil {
+		return t.applyNameless(r, owner, at, e)
+	}
 
 	switch bpf.TrackerEventType(r.header.Type) {
 	case bpf.TrackerEventTypeEVENT_STATE:
@@ -155,6 +158,38 @@ func (t *table) apply(r record, owner *conn.Process, at time.Time, e *conn.Event
 	return false
 }
 
+// applyNameless is apply for a socket without a cookie, which cannot be told from
+// others: its events are published, and the next scan finds it.
+func (t *table) applyNameless(r record, owner *conn.Process, at time.Time, e *conn.Event) bool {
+	s := socket{owner: owner, ownerFD: -1}
+	if r.owned != nil {
+		fillOwned(&s.row, r.owned, owner)
+		s.ownerFD = r.owned.Fd
+	}
+	kind := conn.EventListen
+	switch bpf.TrackerEventType(r.header.Type) {
+	case bpf.TrackerEventTypeEVENT_LISTEN:
+	case bpf.TrackerEventTypeEVENT_CONNECT:
+		kind, s.direction = conn.EventConnect, conn.Outbound
+	case bpf.TrackerEventTypeEVENT_ACCEPT:
+		kind, s.direction = conn.EventAccept, conn.Inbound
+	case bpf.TrackerEventTypeEVENT_FAIL, bpf.TrackerEventTypeEVENT_FAIL_CALL:
+		fillFail(e, r.owned, owner, at)
+		return true
+	case bpf.TrackerEventTypeEVENT_CLOSE:
+		never := r.header.Oldstate == uint8(conn.StatusSynRecv) && owner == nil
+		if !never {
+			t.fillClose(r.closing, nil, owner, at, e)
+		}
+		return !never
+	default:
+		return false
+	}
+	t.holders.stale, t.holders.changed = true, t.clock
+	s.fill(e, kind, at)
+	return true
+}
+
 // add returns the entry of a socket, a new one if there is none yet.
 func (t *table) add(cookie uint64) *socket {
 	s := t.sockets[cookie]
@@ -206,7 +241,7 @@ func (t *table) show(c *conn.Conn) {
 	if !ok {
 		return
 	}
-	c.Status = status
+	c.Status = max(c.Status, status) // in the order of their numbers, unless an event had to tell the last one
 	if orphan {
 		c.PID, c.FD, c.Process, c.Holders = 0, -1, nil, nil
 		c.Inode, c.UID = 0, 0
@@ -472,7 +507,7 @@ func (t *table) seeds(at time.Time) []conn.Event {
 	for i, s := range sockets {
 		s.fill(&events[i], conn.EventSeed, at)
 		if status, _, ok := t.states.of(s.row.Cookie); ok {
-			events[i].Status = status
+			events[i].Status = max(events[i].Status, status)
 		}
 	}
 	return events

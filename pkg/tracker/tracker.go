@@ -118,6 +118,9 @@ func (t *Tracker) Close() error {
 
 // setDefaults replaces zero values by what they mean.
 func (c *Config) setDefaults() error {
+	if err := c.checkHooks(); err != nil {
+		return err
+	}
 	if c.ProcFS == "" {
 		c.ProcFS = "/proc"
 	}

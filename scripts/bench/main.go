@@ -66,6 +66,19 @@ func run(args []string) error {
 			sizes = append(sizes, n)
 		}
 		return benchSnapshot(sizes)
+	case "poll":
+		if len(args) != 2 {
+			return errors.New("poll: need sockets and seconds")
+		}
+		sockets, err := strconv.Atoi(args[0])
+		if err != nil {
+			return err
+		}
+		seconds, err := strconv.Atoi(args[1])
+		if err != nil {
+			return err
+		}
+		return benchPoll(sockets, time.Duration(seconds)*time.Second)
 	case "stream":
 		if len(args) != 2 {
 			return errors.New("stream: need seconds and load")
