@@ -24,7 +24,7 @@ import (
 // to see events and to read the tables, by iterators too; no thread keeps more than
 // it should.
 func TestDropPrivileges(t *testing.T) {
-	testenv.EBPF(t)
+	testenv.Root(t)
 	if !dropsPrivileges() {
 		if err := dropPrivileges(t.Context(), tracker.SourceEBPF); !errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("with cgo: %v", err)
@@ -67,11 +67,7 @@ func TestWatchDropsPrivileges(t *testing.T) {
 	if !dropsPrivileges() {
 		t.Skip("this build uses cgo, which hides threads: run with CGO_ENABLED=0")
 	}
-	sources := []string{"ebpf", "netlink", "procfs"}
-	if testenv.OldKernel() {
-		sources = sources[1:]
-	}
-	for _, source := range sources {
+	for _, source := range []string{"ebpf", "netlink", "procfs"} {
 		w := watch(t, "--backend", source)
 		w.line(t)
 		effective, _, err := capabilities(w.Process.Pid)
