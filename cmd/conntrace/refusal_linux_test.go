@@ -19,11 +19,11 @@ import (
 // service are the capabilities of docs/conntrace.service.
 var service = []uint{unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_SYS_PTRACE, unix.CAP_DAC_READ_SEARCH}
 
-// init stands for what the service has besides: LimitMEMLOCK=infinity, which kernels
-// before 5.11 need.
+// init adds what older kernels need: to lift the limit of locked memory, and to attach
+// the programs that see cookies there.
 func init() {
-	if sysinfo.Read().Before(5, 11) {
-		service = append(service, unix.CAP_SYS_RESOURCE)
+	if sysinfo.Read().Before(5, 12) {
+		service = append(service, unix.CAP_SYS_RESOURCE, unix.CAP_NET_ADMIN)
 	}
 }
 

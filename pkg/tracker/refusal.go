@@ -19,7 +19,8 @@ func refusal(what string, err error) Refusal {
 	return Refusal{What: what, Err: err, Remedy: remedy(err, sysinfo.Read())}
 }
 
-// remedy returns what would mend err on the system sys.
+// remedy returns what would mend err on the system sys. Where several hooks were
+// refused, err has the reasons of all, and the first that the user can mend counts.
 func remedy(err error, sys sysinfo.Info) string {
 	linux := sys.Linux
 	if linux == nil {
@@ -33,20 +34,20 @@ func remedy(err error, sys sysinfo.Info) string {
 		return "load its modules: modprobe -a tcp_diag udp_diag unix_diag"
 	case sys.Before(5, 8): // nothing else is worth mending: it has no ring buffer
 		return "this kernel is too old for it: Linux 5.8 or later is needed"
-	case sys.Before(5, 11) && errors.Is(err, errMemlock) && errors.Is(err, fs.ErrPermission):
+	case sys.Before(5, 11) && linux.HostUsers && errors.Is(err, errMemlock) && errors.Is(err, fs.ErrPermission):
 		return "raise the limit of locked memory (ulimit -l unlimited, LimitMEMLOCK=infinity), or run with CAP_SYS_RESOURCE"
-	case errors.As(err, &verifier): // which may be EACCES, but not for want of a privilege
-		return verifierRemedy(verifier, linux)
 	case errors.Is(err, tracepoint.ErrNotMounted):
 		return "mount it (mount -t tracefs tracefs /sys/kernel/tracing), or run with CAP_SYS_ADMIN"
 	case errors.Is(err, tracepoint.ErrClosed):
 		return "run as root, or with CAP_DAC_READ_SEARCH"
+	case errors.As(err, &verifier): // which may be EACCES, but not for want of a privilege
+		return verifierRemedy(verifier, linux)
 	case isENOSYS(err) && linux.Seccomp == "filter":
 		return "a seccomp filter may hide it: allow bpf(2) and perf_event_open(2)"
 	case isENOSYS(err):
 		return "this kernel was built without it"
 	case errors.Is(err, fs.ErrPermission):
-		return permissionRemedy(linux)
+		return permissionRemedy(sys)
 	case !linux.BTF:
 		return "the kernel must have BTF (CONFIG_DEBUG_INFO_BTF=y), readable as /sys/kernel/btf/vmlinux"
 	}
@@ -64,8 +65,12 @@ func isENOSYS(err error) bool {
 
 // permissionRemedy returns what may stand behind an EPERM. The first reason that
 // applies is the one to mend first.
-func permissionRemedy(linux *sysinfo.Linux) string {
+func permissionRemedy(sys sysinfo.Info) string {
+	linux := sys.Linux
 	missing := missingCapabilities(linux, bpfCapabilities...)
+	if sys.Before(5, 12) { // cookies come from programs at cgroups there (bpf/cookie.h)
+		missing = append(missing, missingCapabilities(linux, "CAP_NET_ADMIN")...)
+	}
 	switch {
 	case len(missing) > 0:
 		return "run as root, or with " + strings.Join(missing, " and ")
