@@ -30,6 +30,7 @@ type watchOptions struct {
 	duration     time.Duration
 	count        uint64
 	pollInterval time.Duration
+	hooks        []string
 	format       string
 	noHeader     bool
 	quiet        bool
@@ -78,6 +79,7 @@ a summary on stderr.
 	must(flags.MarkHidden("udp")) // understood, to be told that they have no events
 	must(flags.MarkHidden("unix"))
 	o.sourceFlags.add(cmd)
+	addHooks(cmd, &o.hooks)
 	flags.Var(&value[time.Duration]{dst: &o.pollInterval, text: "1s", name: "TIME", parse: parseDuration}, "poll-interval", "time between two looks, where the source has to be polled")
 	complete(cmd, "direction", []string{conn.Inbound.String(), conn.Outbound.String()})
 	completeList(cmd, "event", conn.EventNames())
@@ -93,6 +95,9 @@ func (o *watchOptions) run(cmd *cobra.Command) error {
 		return err
 	}
 	if err := o.check(); err != nil {
+		return err
+	}
+	if err := checkHooks(o.hooks, o.source); err != nil {
 		return err
 	}
 
@@ -165,7 +170,7 @@ func (o *watchOptions) filter() (tracker.Filter, error) {
 }
 
 func (o *watchOptions) config(stderr io.Writer) tracker.Config {
-	cfg := tracker.Config{Source: o.source, ProcFS: o.procfs, PollInterval: o.pollInterval}
+	cfg := tracker.Config{Source: o.source, Hooks: o.hooks, ProcFS: o.procfs, PollInterval: o.pollInterval}
 	if !o.quiet {
 		log.SetFlags(0)
 		log.SetPrefix("conntrace: ")
