@@ -22,22 +22,14 @@ func TestForcedHooks(t *testing.T) {
 		"kretprobe":  "kretprobe/inet_csk_accept",
 		"syscall":    "tracepoint/syscalls/sys_exit_accept4",
 	}
-	best, err := tracker.Open(t.Context(), tracker.Config{Source: tracker.SourceEBPF})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer best.Close()
-	refused := func(where string) bool {
-		return slices.ContainsFunc(best.Info().Refused, func(r tracker.Refusal) bool { return r.What == where })
-	}
 	for _, name := range tracker.HookNames() {
 		t.Run(name, func(t *testing.T) {
 			tr, err := tracker.Open(t.Context(), tracker.Config{Hooks: []string{name}})
 			if err != nil {
-				if !refused(points[name]) || !strings.Contains(err.Error(), points[name]) {
+				if name == "tp_btf" || !strings.Contains(err.Error(), points[name]+": ") {
 					t.Fatal(err)
 				}
-				t.Skip(err)
+				t.Skip(err) // not every kernel has every hook, but it must say which
 			}
 			defer tr.Close()
 			if !attached(tr, points[name]) {
