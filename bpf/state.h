@@ -260,7 +260,7 @@ static __always_inline void state_change(struct tcp_sock *tp, u64 cookie, int ol
 		else
 			state_close(tp, cookie, oldstate, direct);
 		break;
-	case TCP_SYN_RECV: /* two connects have met */
+	case TCP_SYN_RECV: /* a listener's child is made (inet_csk_clone_lock()), or two connects have met */
 		if (tell_states)
 			state_event(tp, cookie, oldstate, newstate, direct);
 		break;
