@@ -24,7 +24,7 @@ import (
 // to see events and to read the tables, by iterators too; no thread keeps more than
 // it should.
 func TestDropPrivileges(t *testing.T) {
-	testenv.EBPF(t)
+	testenv.Root(t)
 	if !dropsPrivileges() {
 		if err := dropPrivileges(t.Context(), tracker.SourceEBPF); !errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("with cgo: %v", err)
@@ -67,11 +67,7 @@ func TestWatchDropsPrivileges(t *testing.T) {
 	if !dropsPrivileges() {
 		t.Skip("this build uses cgo, which hides threads: run with CGO_ENABLED=0")
 	}
-	sources := []string{"ebpf", "netlink", "procfs"}
-	if testenv.OldKernel() {
-		sources = sources[1:]
-	}
-	for _, source := range sources {
+	for _, source := range []string{"ebpf", "netlink", "procfs"} {
 		w := watch(t, "--backend", source)
 		w.line(t)
 		effective, _, err := capabilities(w.Process.Pid)
@@ -131,6 +127,7 @@ func drop() (d dropped, err error) {
 	if err != nil {
 		return d, err
 	}
+	defer l.Close()
 	s, err := t.Subscribe(tracker.Filter{NoSeed: true, Events: []conn.EventType{conn.EventConnect}, PIDs: []int32{int32(os.Getpid())}})
 	if err != nil {
 		return d, err
@@ -139,6 +136,7 @@ func drop() (d dropped, err error) {
 	if err != nil {
 		return d, err
 	}
+	defer c.Close()
 	e, err := s.Next(ctx)
 	if err != nil {
 		return d, err

@@ -12,11 +12,20 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/conntrace/conntrace/internal/sysinfo"
 	"github.com/conntrace/conntrace/internal/testenv"
 )
 
 // service are the capabilities of docs/conntrace.service.
 var service = []uint{unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_SYS_PTRACE, unix.CAP_DAC_READ_SEARCH}
+
+// init stands for what the service has besides: LimitMEMLOCK=infinity, which kernels
+// before 5.11 need.
+func init() {
+	if sysinfo.Read().Before(5, 11) {
+		service = append(service, unix.CAP_SYS_RESOURCE)
+	}
+}
 
 // serviceWithout returns service without one of them.
 func serviceWithout(lost uint) []uint {
@@ -51,6 +60,10 @@ func TestRefusals(t *testing.T) {
 		{
 			"without CAP_PERFMON", confinement{User: true, Tracefs: true, Caps: serviceWithout(unix.CAP_PERFMON)},
 			netlink, true, []string{"ebpf: operation not permitted", "run as root, or with CAP_PERFMON\n"},
+		},
+		{
+			"with little memory to lock", confinement{User: true, Tracefs: true, Caps: serviceWithout(unix.CAP_SYS_RESOURCE)},
+			either, true, []string{"lift RLIMIT_MEMLOCK", "or run with CAP_SYS_RESOURCE\n"},
 		},
 		{
 			"without CAP_SYS_PTRACE", confinement{User: true, Tracefs: true, Caps: serviceWithout(unix.CAP_SYS_PTRACE)},
@@ -90,9 +103,6 @@ func TestRefusals(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if testenv.OldKernel() {
-				tt.source, tt.reason = netlink, []string{"this kernel is too old for it: Linux 5.12 or later is needed"}
-			}
 			source := doctor(t, tt.confinement, tt.reason)
 			if source != tt.source && (tt.source != either || source != ebpf && source != netlink) {
 				t.Errorf("source %s, want %s", source, tt.source)
@@ -170,25 +180,10 @@ func listsSocket(t *testing.T, c confinement, owner bool) {
 	}
 }
 
-// TestOldKernel: where the programs cannot be loaded, each command says why, and what
-// is asked for by name fails.
-func TestOldKernel(t *testing.T) {
-	testenv.Root(t)
-	if !testenv.OldKernel() {
-		t.Skip("this kernel is new enough")
-	}
-	for _, args := range [][]string{{"watch"}, {"list"}, {"list", "--kind", "unix"}, {"doctor"}} {
-		r := conntrace(t, append(args, "--backend", "ebpf")...)
-		if r.status != exitFailed || !strings.Contains(r.stderr, "Linux 5.12 or later is needed") || strings.Count(r.stderr, "\n") != 1 {
-			t.Errorf("%v --backend ebpf: %+v", args, r)
-		}
-	}
-}
-
 // TestLockdown: lockdown=integrity leaves everything working. Confidentiality keeps
 // BPF from reading memory, and whoever is refused therefore is told.
 func TestLockdown(t *testing.T) {
-	testenv.EBPF(t)
+	testenv.Root(t)
 	text, _ := os.ReadFile("/sys/kernel/security/lockdown")
 	switch {
 	case strings.Contains(string(text), "[integrity]"):
@@ -211,7 +206,7 @@ func TestLockdown(t *testing.T) {
 // TestContainer: in a container with PID and network namespaces of its own and a
 // /proc that cannot be written, events are seen, and what their PIDs are is said.
 func TestContainer(t *testing.T) {
-	testenv.EBPF(t)
+	testenv.Root(t)
 	c := confinement{ReadOnly: true, Namespaces: unix.CLONE_NEWPID | unix.CLONE_NEWNET}
 	r := finish(t, confined(t, c, command(t, "doctor")))
 	if r.status != exitOK || !strings.Contains(r.stdout, "Source in use: ebpf\n") ||

@@ -125,7 +125,7 @@ func lostBy(t *testing.T, stderr string) uint64 {
 }
 
 func TestVerify(t *testing.T) {
-	testenv.EBPF(t)
+	testenv.Root(t)
 	t.Parallel()
 	churn(t)
 	for _, args := range [][]string{
@@ -171,7 +171,7 @@ func TestVerifyRefused(t *testing.T) {
 // TestStopped: a tracker that does not run for a while under load loses events. It
 // says how many and where, and its table is true again afterwards.
 func TestStopped(t *testing.T) {
-	testenv.EBPF(t)
+	testenv.Root(t)
 	t.Parallel()
 	stopFor := 10 * time.Second
 	if testing.Short() {

@@ -84,7 +84,7 @@ func TestWatchClosedPipe(t *testing.T) {
 
 // TestWatchConnection follows a connection from its listener to its end.
 func TestWatchConnection(t *testing.T) {
-	testenv.EBPF(t)
+	testenv.Root(t)
 	w := watch(t, "--format", "json", "--backend", "ebpf", "--pid", self)
 	anchor := listen(t, "tcp", "127.0.0.1:0")
 	w.next(t, inetAddr(anchor.Addr())) // it has begun
@@ -117,7 +117,7 @@ func TestWatchConnection(t *testing.T) {
 }
 
 func TestWatchFail(t *testing.T) {
-	testenv.EBPF(t)
+	testenv.Root(t)
 	l := listen(t, "tcp", "127.0.0.1:0")
 	w := watch(t, "--format", "json", "--backend", "ebpf", "--port", inetPort(l), "--event", "seed,fail", "--count", "2")
 	w.next(t, inetAddr(l.Addr())) // it has begun
@@ -137,7 +137,7 @@ func TestWatchFail(t *testing.T) {
 }
 
 func TestWatchStates(t *testing.T) {
-	testenv.EBPF(t)
+	testenv.Root(t)
 	for _, flag := range []string{"--states", "--event=seed,state"} {
 		l := listen(t, "tcp", "127.0.0.1:0")
 		w := watch(t, "--format", "json", "--pid", self, flag)
@@ -168,7 +168,7 @@ func TestWatchStates(t *testing.T) {
 // TestWatchSlowOutput checks that a reader that falls behind is told what it has
 // missed, where, and what to do about it.
 func TestWatchSlowOutput(t *testing.T) {
-	testenv.EBPF(t)
+	testenv.Root(t)
 	t.Parallel()
 	stop := churn(t)
 	cmd := command(t, "watch", "-o", "json", "--no-seed", "--buffer", "100")

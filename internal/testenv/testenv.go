@@ -9,8 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"testing"
-
-	"github.com/conntrace/conntrace/internal/sysinfo"
 )
 
 // Root skips the test unless it runs as root.
@@ -20,20 +18,6 @@ func Root(t testing.TB) {
 		Missing(t, "root")
 	}
 }
-
-// EBPF skips the test where the live tracker cannot be fed by BPF: for want of root,
-// or on a kernel that is older than what the programs need.
-func EBPF(t testing.TB) {
-	t.Helper()
-	Root(t)
-	if OldKernel() {
-		Missing(t, "Linux 5.12")
-	}
-}
-
-// OldKernel reports whether the kernel is too old for the BPF programs: they use
-// socket cookies in tracing programs, and atomic operations that return a value.
-func OldKernel() bool { return sysinfo.Read().Before(5, 12) }
 
 // Psutil returns a Python interpreter that has psutil, or skips the test. The
 // system's own interpreter comes first: it is the one that the distribution's

@@ -162,7 +162,7 @@ func TestTinyMap(t *testing.T) {
 // TestKilled: nothing of a tracker that is killed stays in the kernel, and another
 // one can take its place.
 func TestKilled(t *testing.T) {
-	testenv.EBPF(t)
+	testenv.Root(t)
 	last := make(map[uint32]bool)
 	for range 2 {
 		helper := start(t, "tracker")

@@ -253,7 +253,7 @@ func (p *process) stop() {
 // hooks that CONNTRACE_TEST_HOOKS names, separated by commas, if it does.
 func open(t *testing.T, cfg tracker.Config) *tracker.Tracker {
 	t.Helper()
-	testenv.EBPF(t)
+	testenv.Root(t)
 	cfg.Source = tracker.SourceEBPF
 	if hooks := os.Getenv("CONNTRACE_TEST_HOOKS"); hooks != "" && cfg.Hooks == nil {
 		cfg.Hooks = strings.Split(hooks, ",")

@@ -226,7 +226,7 @@ func parameters(spec *btf.Spec, name string) (int, error) {
 func attachHooks(cfg Config) (*hooks, error) {
 	// Before 5.11 maps are charged to this limit.
 	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, fmt.Errorf("lift RLIMIT_MEMLOCK: %w", err)
+		return nil, fmt.Errorf("%w: %w", errMemlock, err)
 	}
 	k, err := readKernel()
 	if err != nil {

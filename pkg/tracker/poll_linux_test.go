@@ -144,11 +144,7 @@ func TestUnprivileged(t *testing.T) {
 		t.Fatalf("info: %+v", info)
 	}
 	r := info.Refused[0]
-	want := "run as root, or with CAP_BPF"
-	if testenv.OldKernel() {
-		want = "this kernel is too old"
-	}
-	if r.What != "ebpf" || !errors.Is(r.Err, os.ErrPermission) || !strings.Contains(r.Remedy, want) {
+	if r.What != "ebpf" || !errors.Is(r.Err, os.ErrPermission) || !strings.Contains(r.Remedy, "run as root, or with CAP_BPF") {
 		t.Errorf("refused: %s: %v; %s", r.What, r.Err, r.Remedy)
 	}
 	if _, err := tracker.Open(t.Context(), tracker.Config{Source: tracker.SourceEBPF}); !errors.Is(err, os.ErrPermission) {

@@ -31,8 +31,10 @@ func remedy(err error, sys sysinfo.Info) string {
 		return "it takes CAP_SYS_ADMIN and the right to look into that process (CAP_SYS_PTRACE); procfs needs neither"
 	case errors.Is(err, fallback.ErrNoSockDiag):
 		return "load its modules: modprobe -a tcp_diag udp_diag unix_diag"
-	case sys.Before(5, 12): // nothing else is worth mending; see testenv.OldKernel
-		return "this kernel is too old for it: Linux 5.12 or later is needed"
+	case sys.Before(5, 8): // nothing else is worth mending: it has no ring buffer
+		return "this kernel is too old for it: Linux 5.8 or later is needed"
+	case sys.Before(5, 11) && errors.Is(err, errMemlock) && errors.Is(err, fs.ErrPermission):
+		return "raise the limit of locked memory (ulimit -l unlimited, LimitMEMLOCK=infinity), or run with CAP_SYS_RESOURCE"
 	case errors.As(err, &verifier): // which may be EACCES, but not for want of a privilege
 		return verifierRemedy(verifier, linux)
 	case errors.Is(err, tracepoint.ErrNotMounted):
@@ -50,6 +52,10 @@ func remedy(err error, sys sysinfo.Info) string {
 	}
 	return ""
 }
+
+// errMemlock says that the limit of locked memory could not be lifted. Before 5.11, BPF
+// maps and programs are charged to it.
+var errMemlock = errors.New("lift RLIMIT_MEMLOCK")
 
 // isENOSYS also knows it in errors that do not wrap it (rlimit.RemoveMemlock).
 func isENOSYS(err error) bool {

@@ -28,7 +28,9 @@ func TestRemedy(t *testing.T) {
 		return sysinfo.Info{OS: "linux", Linux: l}
 	}
 	old := system(nil, "CAP_SYS_ADMIN")
-	old.Release = "5.10.0-46-cloud-amd64"
+	old.Release = "5.4.0"
+	charged := system(nil, "CAP_BPF", "CAP_PERFMON")
+	charged.Release = "5.10.0-46-cloud-amd64"
 	verifier := func(log ...string) error {
 		return fmt.Errorf("load program: %w", &ebpf.VerifierError{Cause: syscall.EINVAL, Log: log})
 	}
@@ -41,12 +43,13 @@ func TestRemedy(t *testing.T) {
 		{"no capability", denied, system(nil), "CAP_BPF and CAP_PERFMON"},
 		{"one capability", denied, system(nil, "CAP_BPF"), "with CAP_PERFMON"},
 		{"verifier", verifier("R1 invalid mem access 'scalar'"), system(nil, "CAP_SYS_ADMIN"), "please report it"},
-		{"old kernel", verifier("unknown func bpf_get_socket_cookie#46"), old, "Linux 5.12 or later"},
+		{"old kernel", verifier("unknown func bpf_get_socket_cookie#46"), old, "Linux 5.8 or later"},
 		{"confidentiality", verifier("program of this type cannot use helper bpf_probe_read#4"),
 			system(func(l *sysinfo.Linux) { l.Lockdown = "confidentiality" }, "CAP_SYS_ADMIN"), "lockdown=integrity or none"},
 		{"tracefs", fmt.Errorf("%w: %w", tracepoint.ErrNotMounted, denied), system(nil, "CAP_BPF", "CAP_PERFMON"), "mount -t tracefs"},
 		{"closed tracefs", fmt.Errorf("%w: %w", tracepoint.ErrClosed, denied), system(nil, "CAP_BPF", "CAP_PERFMON"), "CAP_DAC_READ_SEARCH"},
 		{"no sock_diag", fmt.Errorf("tcp: %w", fallback.ErrNoSockDiag), system(nil), "modprobe"},
+		{"locked memory", fmt.Errorf("%w: %w", errMemlock, denied), charged, "LimitMEMLOCK=infinity"},
 		{"user namespace", denied, system(func(l *sysinfo.Linux) { l.HostUsers = false }, "CAP_SYS_ADMIN"), "user namespace"},
 		{"hidden by seccomp", syscall.ENOSYS, system(func(l *sysinfo.Linux) { l.Seccomp = "filter" }, "CAP_SYS_ADMIN"), "seccomp"},
 		{"locked down", denied, system(func(l *sysinfo.Linux) { l.Lockdown = "integrity" }, "CAP_SYS_ADMIN"), "lockdown (integrity)"},
