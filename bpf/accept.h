@@ -15,21 +15,27 @@ static __always_inline void accept_sock(struct sock *sk, u64 cookie, __be16 spor
 	int state = LOAD(direct, sk, __sk_common.skc_state);
 	struct owner *o = owner_of(sk), mine;
 
-	if (owner_is(o, cookie)) {
-		if (o->process.role != ROLE_CHILD)
-			return;
-		process_current(&o->process, ROLE_ACCEPT);
-		o->fd = fd;
-	} else {
+	if (o && !cookie)
+		cookie = sock_cookie(sk, direct); /* it may have got one since */
+	if (!owner_is(o, cookie)) {
 		/* Not established yet, or older than the programs. */
 		mine.since = 0;
 		mine.cookie = cookie;
 		mine.fd = fd;
 		mine.unused = 0;
 		process_current(&mine.process, ROLE_ACCEPT);
+		o = state == TCP_CLOSE ? 0 : owner_claim(sk, &mine, cookie, direct);
+	}
+	if (o) {
+		if (o->process.role != ROLE_CHILD)
+			return;
+		process_current(&o->process, ROLE_ACCEPT);
+		o->fd = fd;
+		cookie = o->cookie;
+	} else {
 		o = &mine;
 		/* Closed by now, it would never be deleted. */
-		if (state != TCP_CLOSE && owner_put(sk, o) && LOAD(direct, sk, __sk_common.skc_state) == TCP_CLOSE)
+		if (state != TCP_CLOSE && LOAD(direct, sk, __sk_common.skc_state) == TCP_CLOSE)
 			owner_forget(sk);
 	}
 	/* Without a cookie nobody knows which one it is: it is told when it is established. */

@@ -44,7 +44,7 @@ static __always_inline struct sock *socket_tcp(struct socket *socket, const bool
 
 	if (!sk)
 		return 0;
-	if (LOAD(direct, sk, sk_protocol) == IPPROTO_MPTCP) {
+	if (bpf_core_type_exists(struct mptcp_sock) && LOAD(direct, sk, sk_protocol) == IPPROTO_MPTCP) {
 		if (direct) {
 			sk = CAST(sk, struct mptcp_sock)->first;
 			if (!sk)
@@ -86,13 +86,13 @@ static __always_inline bool arguments_from(struct arguments *a, void *regs, cons
 	return true;
 }
 
-/* What a function has returned: ctx is what a kretprobe gets. */
-static __always_inline void *returned(void *ctx)
+/* What a function has returned: regs is what a kretprobe gets. */
+static __always_inline void *returned(void *regs)
 {
 	if (bpf_core_field_exists(struct pt_regs___x86, ax))
-		return (void *)((struct pt_regs___x86 *)ctx)->ax;
+		return (void *)BPF_CORE_READ((struct pt_regs___x86 *)regs, ax);
 	if (bpf_core_field_exists(struct pt_regs___arm64, orig_x0))
-		return (void *)((struct pt_regs___arm64 *)ctx)->regs[0];
+		return (void *)BPF_CORE_READ((struct pt_regs___arm64 *)regs, regs[0]);
 	return 0;
 }
 

@@ -4,6 +4,7 @@
 
 #include "fd.h"
 #include "maps.h"
+#include "socket.h"
 
 static __always_inline void process_leader(struct process *p, const bool direct)
 {
@@ -62,6 +63,25 @@ static __always_inline bool owner_put(struct sock *sk, const struct owner *o)
 		return true;
 	count(&account()->map_full);
 	return false;
+}
+
+/*
+ * Puts o there unless somebody else has been faster: accept() and the change to ESTABLISHED may run on two CPUs at once.
+ * Returns the owner that is there then.
+ */
+static __always_inline struct owner *owner_claim(struct sock *sk, const struct owner *o, u64 cookie, const bool direct)
+{
+	u64 key = (u64)sk;
+
+	if (!bpf_map_update_elem(&owners, &key, o, BPF_NOEXIST))
+		return 0;
+
+	struct owner *other = owner_of(sk);
+
+	if (owner_is(other, cookie ?: sock_cookie(sk, direct)))
+		return other;
+	owner_put(sk, o); /* in the place of another socket's */
+	return 0;
 }
 
 /* The current task has made sk a listener or begun to connect it. o is filled whether or not there is room for it. */

@@ -54,7 +54,9 @@ static __always_inline void socket_fill(struct socket_event *e, struct sock *sk,
 {
 	u32 *laddr = (u32 *)e->laddr, *raddr = (u32 *)e->raddr;
 
-	if (LOAD(direct, sk, __sk_common.skc_family) == AF_INET) {
+	/* A kernel may be built without IPv6. */
+	if (LOAD(direct, sk, __sk_common.skc_family) == AF_INET ||
+	    !bpf_core_field_exists(struct sock_common, skc_v6_daddr)) {
 		laddr[0] = LOAD(direct, sk, __sk_common.skc_rcv_saddr);
 		raddr[0] = LOAD(direct, sk, __sk_common.skc_daddr);
 #pragma unroll

@@ -148,6 +148,11 @@ static __always_inline void state_established(struct tcp_sock *tp, u64 cookie, i
 		owned_event(EVENT_CONNECT, tp, cookie, o, oldstate, TCP_ESTABLISHED, now, direct);
 		return;
 	}
+	if (!o) {
+		struct owner child = {.process.role = ROLE_CHILD, .since = now, .cookie = cookie, .fd = -1};
+
+		o = owner_claim(sk, &child, cookie, direct);
+	}
 	if (o) {
 		bool told = o->cookie;
 
@@ -157,10 +162,6 @@ static __always_inline void state_established(struct tcp_sock *tp, u64 cookie, i
 			owned_event(EVENT_ACCEPT, tp, cookie, o, oldstate, TCP_ESTABLISHED, now, direct);
 			return;
 		}
-	} else {
-		struct owner child = {.process.role = ROLE_CHILD, .since = now, .cookie = cookie, .fd = -1};
-
-		owner_put(sk, &child);
 	}
 
 	struct socket_event *e = event_reserve(sizeof(*e));
@@ -259,7 +260,7 @@ static __always_inline void state_change(struct tcp_sock *tp, u64 cookie, int ol
 		else
 			state_close(tp, cookie, oldstate, direct);
 		break;
-	case TCP_SYN_RECV: /* two connects have met */
+	case TCP_SYN_RECV: /* a listener's child is made (inet_csk_clone_lock()), or two connects have met */
 		if (tell_states)
 			state_event(tp, cookie, oldstate, newstate, direct);
 		break;

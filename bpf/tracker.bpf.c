@@ -92,9 +92,9 @@ int BPF_PROG(inet_csk_accept2, struct sock *sk, struct proto_accept_arg *arg, st
 
 /* The same where the function's return is a breakpoint. */
 SEC("kretprobe/inet_csk_accept")
-int inet_csk_accept_return(void *ctx)
+int inet_csk_accept_return(void *regs)
 {
-	accept_untyped(returned(ctx));
+	accept_untyped(returned(regs));
 	return 0;
 }
 

@@ -39,6 +39,7 @@ type refusedItem struct {
 
 func newDoctorCommand() *cobra.Command {
 	var source sourceFlags
+	var hooks []string
 	var format string
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -58,7 +59,10 @@ use.`,
 			if err := source.check(); err != nil {
 				return err
 			}
-			d, failure := diagnose(cmd, source)
+			if err := checkHooks(hooks, source.source); err != nil {
+				return err
+			}
+			d, failure := diagnose(cmd, source, hooks)
 			if err := d.write(cmd.OutOrStdout(), format); err != nil {
 				return err
 			}
@@ -68,16 +72,17 @@ use.`,
 	cmd.Flags().SortFlags = false
 	addFormat(cmd, &format, "text", "json")
 	source.add(cmd)
+	addHooks(cmd, &hooks)
 	return cmd
 }
 
 // diagnose opens a tracker and describes it. Its error says that none can be had.
-func diagnose(cmd *cobra.Command, flags sourceFlags) (diagnosis, error) {
+func diagnose(cmd *cobra.Command, flags sourceFlags, hooks []string) (diagnosis, error) {
 	d := diagnosis{
 		System: sysinfo.Read(), DropsPrivileges: dropsPrivileges(),
 		Hooks: []hookReport{}, Refused: []refusedItem{}, Limits: []string{},
 	}
-	t, err := tracker.Open(cmd.Context(), tracker.Config{Source: flags.source, ProcFS: flags.procfs})
+	t, err := tracker.Open(cmd.Context(), tracker.Config{Source: flags.source, Hooks: hooks, ProcFS: flags.procfs})
 	if err != nil {
 		d.Error = new(err.Error())
 		// Whatever the cause, a permission too, the status says that nothing works.

@@ -34,6 +34,7 @@ type watchOptions struct {
 	count        uint64
 	pollInterval time.Duration
 	buffer       int
+	hooks        []string
 	format       string
 	noHeader     bool
 	quiet        bool
@@ -88,6 +89,7 @@ Once everything is attached, the capabilities that only that needed are given up
 	must(flags.MarkHidden("udp")) // understood, to be told that they have no events
 	must(flags.MarkHidden("unix"))
 	o.sourceFlags.add(cmd)
+	addHooks(cmd, &o.hooks)
 	flags.Var(&value[time.Duration]{dst: &o.pollInterval, text: "1s", name: "TIME", parse: parseDuration}, "poll-interval", "shortest time between two looks, where the source has to be polled; up to ten times as long if they take more than 2 % of a core")
 	flags.Var(&value[int]{dst: &o.buffer, text: strconv.Itoa(o.buffer), name: "N", parse: parseBuffer}, "buffer", "how many events may wait for a slow output; what does not fit is lost, and told")
 	o.limitFlags.add(cmd)
@@ -105,6 +107,9 @@ func (o *watchOptions) run(cmd *cobra.Command) error {
 		return err
 	}
 	if err := o.check(); err != nil {
+		return err
+	}
+	if err := checkHooks(o.hooks, o.source); err != nil {
 		return err
 	}
 
@@ -199,7 +204,7 @@ func (o *watchOptions) eventTypes() []conn.EventType {
 }
 
 func (o *watchOptions) config(stderr io.Writer) tracker.Config {
-	cfg := tracker.Config{Source: o.source, ProcFS: o.procfs, PollInterval: o.pollInterval}
+	cfg := tracker.Config{Source: o.source, Hooks: o.hooks, ProcFS: o.procfs, PollInterval: o.pollInterval}
 	cfg.States = slices.Contains(o.eventTypes(), conn.EventState)
 	o.configure(&cfg)
 	if !o.quiet {

@@ -20,6 +20,17 @@ import (
 func TestNoneMissing(t *testing.T) {
 	const n = 2000
 	tr := open(t, tracker.Config{})
+	if attached(tr, "tracepoint/sock/inet_sock_set_state") {
+		if !limited(tr, "softirq") {
+			t.Errorf("a hook that misses states in softirqs, and does not say so: %q", tr.Info().Limits)
+		}
+		t.Skip("this hook misses some")
+	}
+	defer func() {
+		if t.Failed() {
+			t.Logf("account: %+v", tr.Stats())
+		}
+	}()
 	server, client := start(t, "server"), start(t, "client")
 	address := netip.MustParseAddrPort(server.ask("127.0.0.1:0"))
 	s := subscribe(t, tr, tracker.Filter{NoSeed: true, Ports: []uint16{address.Port()}})

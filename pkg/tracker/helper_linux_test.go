@@ -281,6 +281,11 @@ func attached(tr *tracker.Tracker, where string) bool {
 	return slices.ContainsFunc(tr.Info().Hooks, func(h tracker.Hook) bool { return h.Attach == where })
 }
 
+// limited reports whether tr says that it cannot see something.
+func limited(tr *tracker.Tracker, what string) bool {
+	return slices.ContainsFunc(tr.Info().Limits, func(s string) bool { return strings.Contains(s, what) })
+}
+
 // A stream reads a subscription in the background, so that it is never slow.
 type stream struct {
 	t   *testing.T

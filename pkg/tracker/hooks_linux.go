@@ -29,7 +29,7 @@ type hooks struct {
 	types     *btf.Cache
 	shared    *ebpf.Collection   // the maps, without programs
 	loaded    []*ebpf.Collection // the programs, one for each tier
-	first     *ebpf.Program      // of the two state programs; nil: there is but one
+	first     *ebpf.Program      // of the state programs; a second one covers it (bpf/maps.h)
 	closers   []func() error
 	info      []Hook
 	refused   []Refusal
@@ -48,7 +48,6 @@ type tier struct {
 	name      string // for Config.Hooks; "" if it is not for choice
 	programs  []string
 	variables map[string]any // for these programs and those that are loaded later
-	covered   bool           // the second program covers the first (bpf/maps.h)
 	cookies   bool           // the programs cannot ask for cookies
 	unfit     error          // why it is of no use here; nil if it may be
 	limits    []string       // what cannot be seen this way
@@ -62,7 +61,7 @@ const (
 	fdLimit      = "the descriptor of an accepted connection is known only once descriptors are looked at again (Connections)"
 	waitingLimit = "a call of accept that was waiting already when the tracker was opened makes no event: its connection has no process until descriptors are looked at again (Connections)"
 	kprobeLimit  = "an accept is missed, uncounted, if 4,096 of them wait already, or if the kernel runs another tool's probe at that moment"
-	guardLimit   = "a state that changes in a softirq while the CPU runs a BPF program of another tracepoint or kprobe is missed, uncounted: the kernel skips ours then"
+	guardLimit   = "a state that changes in a softirq while the CPU runs a BPF program of another tracepoint or kprobe is missed: the kernel skips ours then, and counts that from Linux 6.7 on"
 	cookieLimit  = "a socket that was made, but not used yet, when the tracker was opened, and a listener of MPTCP, may be missing until descriptors are looked at again (Connections)"
 	cgroupLimit  = "sockets of processes outside this cgroup namespace may have no cookies: they make events, and are missing from Connections"
 )
@@ -119,16 +118,14 @@ func purposes(k kernel) []purpose {
 		}},
 		without: connectLimit,
 	}, {
-		name: "tcp states",
+		name: statesPurpose,
 		tiers: []tier{{
 			name:     "tp_btf",
 			programs: []string{bpf.TrackerProgInetSockSetState, bpf.TrackerProgInetSockSetStateCover},
-			covered:  true,
 			cookies:  !k.cookieHelper,
 		}, {
 			name:     "raw_tp",
 			programs: []string{bpf.TrackerProgInetSockSetStateRaw, bpf.TrackerProgInetSockSetStateRawCover},
-			covered:  true,
 			cookies:  true,
 		}, {
 			name:     "tracepoint",
@@ -139,7 +136,10 @@ func purposes(k kernel) []purpose {
 	}}
 }
 
-const acceptPurpose = "accept"
+const (
+	acceptPurpose = "accept"
+	statesPurpose = "tcp states"
+)
 
 // uringPurpose goes with accepts that are seen at the exit of the system call.
 func uringPurpose(k kernel) purpose {
@@ -368,7 +368,7 @@ func (h *hooks) attachTier(purpose string, t tier) (err error) {
 			return err
 		}
 	}
-	if t.covered {
+	if purpose == statesPurpose {
 		h.first = c.Programs[t.programs[0]]
 	}
 	return nil
@@ -494,11 +494,9 @@ func (h *hooks) account() (s Stats, err error) {
 }
 
 // missed returns how many state changes the first state program did not see, as
-// it was running on that CPU already. Kernels before 5.12 do not count them.
+// it was running on that CPU already. Kernels before 5.12 do not count them, nor, at
+// a classic tracepoint, those before 6.7.
 func (h *hooks) missed() (uint64, error) {
-	if h.first == nil {
-		return 0, nil
-	}
 	stats, err := h.first.Stats()
 	if err != nil {
 		return 0, fmt.Errorf("read the state hook's misses: %w", err)

@@ -25,6 +25,9 @@ func (t *table) state(r record, owner *conn.Process, at time.Time, e *conn.Event
 	}
 	switch {
 	case r.owned != nil:
+		if conn.Status(h.Newstate) == conn.StatusSynRecv && conn.Status(h.Oldstate) == conn.StatusListen {
+			e.Direction = conn.Inbound // inet_csk_clone_lock()
+		}
 		fillOwned(&e.Conn, r.owned, owner)
 		if d := directionOf(bpf.TrackerRole(r.owned.Owner.Role)); d != 0 {
 			e.Direction = d

@@ -80,7 +80,7 @@ func TestStatesOpening(t *testing.T) {
 	listener, client := addr(p.listener.Addr()), addr(p.client.LocalAddr())
 
 	var got []string
-	for len(got) < 6 {
+	for len(got) < 7 {
 		e := s.next("event", func(e *conn.Event) bool { return e.Laddr == listener || e.Laddr == client })
 		what := e.Type.String()
 		if e.Type == conn.EventState {
@@ -91,7 +91,7 @@ func TestStatesOpening(t *testing.T) {
 	want := []string{
 		"state CLOSE LISTEN unknown", "listen",
 		"state SYN_SENT ESTABLISHED outbound", "connect",
-		"state SYN_RECV ESTABLISHED inbound", "accept",
+		"state LISTEN SYN_RECV inbound", "state SYN_RECV ESTABLISHED inbound", "accept",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
