@@ -163,7 +163,7 @@ func (l *eventLog) add(e *conn.Event) {
 			break
 		}
 		// One that is seen before it is accepted is seen again when it is.
-		if known && !(old.Type == conn.EventSeed && e.Type == conn.EventAccept) {
+		if known && (old.Type != conn.EventSeed || e.Type != conn.EventAccept) {
 			l.wrong = append(l.wrong, fmt.Sprintf("%s comes after %s", describe(e), describe(&old)))
 		}
 		l.sockets[e.Cookie] = *e
