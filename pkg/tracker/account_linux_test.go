@@ -38,12 +38,19 @@ func TestNoneMissing(t *testing.T) {
 		t.Fatalf("%s connections of %d", ok, n)
 	}
 
+	// Some kernels run no BPF programs while certain tasks are current, and tell nobody:
+	// what a softirq does there is found by the next look at the kernel's tables.
+	time.Sleep(time.Second + 100*time.Millisecond) // Config.Freshness
+	if _, err := tr.Connections(conn.KindTCP); err != nil {
+		t.Fatal(err)
+	}
+
 	type end struct {
 		kind        conn.EventType
 		cookie      uint64 // ports are used again
 		local, peer conn.Addr
 	}
-	seen := make(map[end]int)
+	seen, repaired := make(map[end]int), 0
 	for range 4 * n {
 		e := s.next("event", func(*conn.Event) bool { return true })
 		want := server.pid()
@@ -57,6 +64,12 @@ func TestNoneMissing(t *testing.T) {
 			t.Fatalf("%s %s", e.Direction, e.Type)
 		}
 		seen[end{e.Type, e.Cookie, e.Laddr, e.Raddr}]++
+		if e.Reconciled {
+			repaired++
+		}
+	}
+	if repaired > n/20 {
+		t.Errorf("%d of %d events were found by looking", repaired, 4*n)
 	}
 	counts := make(map[conn.EventType]int)
 	for k, times := range seen {
