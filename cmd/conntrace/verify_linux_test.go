@@ -148,9 +148,18 @@ func TestVerifyText(t *testing.T) {
 	t.Parallel()
 	listen(t, "tcp", "127.0.0.1:0")
 	cmd := command(t, "verify", "-q", "--duration", "1m", "--interval", "100ms")
-	time.AfterFunc(2*time.Second, func() { cmd.Process.Signal(syscall.SIGINT) })
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	start := time.Now()
-	r := finish(t, cmd)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Second)
+	cmd.Process.Signal(syscall.SIGINT)
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	r := result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 	if r.status != exitOK || r.stderr != "" || strings.Count(r.stdout, "\n") != 1 ||
 		!strings.Contains(r.stdout, " rows in ") || !strings.Contains(r.stdout, ": 0 mismatches, ") || !strings.Contains(r.stdout, "; none lost") && !strings.Contains(r.stdout, ", none lost, ") {
 		t.Errorf("verify: exit status %d, stdout %q, stderr %q", r.status, r.stdout, r.stderr)
