@@ -145,7 +145,7 @@ func (t *table) apply(r record, owner *conn.Process, at time.Time, e *conn.Event
 		if !never {
 			t.fillClose(r.closing, s, owner, at, e)
 		}
-		if s != nil && s.owner == nil && s.direction == conn.Inbound {
+		if s == nil || s.owner == nil && s.direction == conn.Inbound { // nil: it may have been reset in SYN_RECV
 			t.unaccepted[t.nextUnaccepted] = cookie
 			t.nextUnaccepted = (t.nextUnaccepted + 1) % len(t.unaccepted)
 		}
