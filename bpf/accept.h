@@ -6,6 +6,29 @@
 #include "socket.h"
 
 /*
+ * Makes mine the owner in the place of o, which is to be a child that nobody has accepted. False if it is none.
+ * The child may be closed meanwhile, and o belong to another socket then: it is replaced by its key, never written to.
+ */
+static __always_inline bool accept_child(struct sock *sk, const struct owner *o, struct owner *mine)
+{
+	u64 key = (u64)sk;
+	u32 role = o->process.role;
+
+	mine->since = o->since;
+	barrier();
+	if (!owner_is(o, mine->cookie))
+		return true;
+	if (role != ROLE_CHILD)
+		return false;
+
+	long err = bpf_map_update_elem(&owners, &key, mine, BPF_EXIST);
+
+	if (err && err != -ENOENT)
+		count(&account()->map_full);
+	return true;
+}
+
+/*
  * The current task has accepted sk. Whoever accepts first is its owner: where
  * descriptors are looked up, the one that an accept has returned may lead to another
  * accept's socket by now.
@@ -17,30 +40,32 @@ static __always_inline void accept_sock(struct sock *sk, u64 cookie, __be16 spor
 
 	if (o && !cookie)
 		cookie = sock_cookie(sk, direct); /* it may have got one since */
+	mine.since = 0;
+	mine.cookie = cookie;
+	mine.fd = fd;
+	mine.unused = 0;
+	process_current(&mine.process, ROLE_ACCEPT);
 	if (!owner_is(o, cookie)) {
-		/* Not established yet, or older than the programs. */
-		mine.since = 0;
-		mine.cookie = cookie;
-		mine.fd = fd;
-		mine.unused = 0;
-		process_current(&mine.process, ROLE_ACCEPT);
-		o = state == TCP_CLOSE ? 0 : owner_claim(sk, &mine, cookie, direct);
+		o = 0;
+		if (state != TCP_CLOSE) {
+			/* Not established yet, or older than the programs. */
+			o = owner_claim(sk, &mine, cookie, direct);
+			/* Closed by now, it would never be deleted. */
+			if (!o && LOAD(direct, sk, __sk_common.skc_state) == TCP_CLOSE) {
+				state = TCP_CLOSE;
+				if (!owner_forget(sk) && !cookie)
+					return; /* state_close() has told it */
+			}
+		}
 	}
-	if (o) {
-		if (o->process.role != ROLE_CHILD)
-			return;
-		process_current(&o->process, ROLE_ACCEPT);
-		o->fd = fd;
-		cookie = o->cookie;
-	} else {
-		o = &mine;
-		/* Closed by now, it would never be deleted. */
-		if (state != TCP_CLOSE && LOAD(direct, sk, __sk_common.skc_state) == TCP_CLOSE)
-			owner_forget(sk);
-	}
-	/* Without a cookie nobody knows which one it is: it is told when it is established. */
-	if (!cookie)
+	if (o && !accept_child(sk, o, &mine))
 		return;
+	/* Without a cookie nobody knows which one it is: it is told when it is established, or closed. */
+	if (!cookie) {
+		if (state != TCP_CLOSE)
+			return;
+		cookie = sock_cookie(sk, direct);
+	}
 
 	struct owned_event *e = event_reserve(sizeof(*e));
 
@@ -51,7 +76,7 @@ static __always_inline void accept_sock(struct sock *sk, u64 cookie, __be16 spor
 	e->inode = inode;
 	e->fd = fd;
 	e->error = 0;
-	e->owner = o->process;
+	e->owner = mine.process;
 	bpf_ringbuf_submit(e, 0);
 }
 

@@ -47,11 +47,12 @@ static __always_inline bool owner_is(const struct owner *o, u64 cookie)
 	return o && (!o->cookie || o->cookie == cookie);
 }
 
-static __always_inline void owner_forget(struct sock *sk)
+/* False if there was none. */
+static __always_inline bool owner_forget(struct sock *sk)
 {
 	u64 key = (u64)sk;
 
-	bpf_map_delete_elem(&owners, &key);
+	return !bpf_map_delete_elem(&owners, &key);
 }
 
 /* Puts o in the place of whatever was there. A failure, for want of memory or room, is counted. */

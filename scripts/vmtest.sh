@@ -302,7 +302,7 @@ matrix() {
 		launch "$k" "$append" "$k" "${all[@]}"
 	done
 	for mode in integrity confidentiality; do
-		launch "$1, lockdown=$mode" "$append lockdown=$mode" "$1" \
+		launch "${*: -1}, lockdown=$mode" "$append lockdown=$mode" "${*: -1}" \
 			-- "$bin/conntrace.test" -test.v=test2json -test.run '^TestLockdown$'
 	done
 	for k in "${!names[@]}"; do

@@ -180,6 +180,20 @@ func listsSocket(t *testing.T, c confinement, owner bool) {
 	}
 }
 
+// TestOldIterators: Linux 5.10 has no iterators that fit. Who asks for them by name is
+// told why, and others get the same from sock_diag.
+func TestOldIterators(t *testing.T) {
+	testenv.Root(t)
+	if !sysinfo.Read().Before(5, 11) {
+		t.Skip("this kernel has bpf_sock_from_file()")
+	}
+	r := conntrace(t, "list", "--backend", "ebpf")
+	if r.status != exitFailed || !strings.Contains(r.stderr, "this kernel is too old for it") || strings.Count(r.stderr, "\n") != 1 {
+		t.Errorf("list --backend ebpf: %+v", r)
+	}
+	listsSocket(t, confinement{}, true)
+}
+
 // TestLockdown: lockdown=integrity leaves everything working. Confidentiality keeps
 // BPF from reading memory, and whoever is refused therefore is told.
 func TestLockdown(t *testing.T) {

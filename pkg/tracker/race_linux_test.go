@@ -2,7 +2,6 @@ package tracker_test
 
 import (
 	"net"
-	"os"
 	"slices"
 	"testing"
 
@@ -14,9 +13,6 @@ import (
 // accepted is told as both, in either order, and is in the table no more. Who replays
 // the events has none left, either.
 func TestResetWhileAccepted(t *testing.T) {
-	if os.Getenv("CONNTRACE_TEST_KNOWN") == "" {
-		t.Skip("known to fail: of 3,000 such accepts 2 or 3 are not told; CONNTRACE_TEST_KNOWN=1 runs it")
-	}
 	const n = 3000
 	tr := open(t, tracker.Config{Freshness: tracker.NeverRefresh})
 	server := start(t, "server")

@@ -90,6 +90,9 @@ func verifierRemedy(err *ebpf.VerifierError, linux *sysinfo.Linux) string {
 	if linux.Lockdown == "confidentiality" && slices.ContainsFunc(err.Log, isProbeRead) {
 		return "kernel lockdown (confidentiality) keeps BPF from reading the kernel's memory: boot with lockdown=integrity or none"
 	}
+	if isUnknown := func(line string) bool { return strings.HasPrefix(line, "invalid func unknown#") }; slices.ContainsFunc(err.Log, isUnknown) {
+		return "this kernel is too old for it: it lacks one of BPF's helpers"
+	}
 	return "this kernel's verifier refuses the program: please report it with this message"
 }
 

@@ -43,6 +43,7 @@ func TestRemedy(t *testing.T) {
 		{"no capability", denied, system(nil), "CAP_BPF and CAP_PERFMON"},
 		{"one capability", denied, system(nil, "CAP_BPF"), "with CAP_PERFMON"},
 		{"verifier", verifier("R1 invalid mem access 'scalar'"), system(nil, "CAP_SYS_ADMIN"), "please report it"},
+		{"no helper", verifier("invalid func unknown#162"), system(nil, "CAP_SYS_ADMIN"), "one of BPF's helpers"},
 		{"old kernel", verifier("unknown func bpf_get_socket_cookie#46"), old, "Linux 5.8 or later"},
 		{"confidentiality", verifier("program of this type cannot use helper bpf_probe_read#4"),
 			system(func(l *sysinfo.Linux) { l.Lockdown = "confidentiality" }, "CAP_SYS_ADMIN"), "lockdown=integrity or none"},

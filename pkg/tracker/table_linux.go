@@ -303,7 +303,7 @@ func (t *table) fillClose(c *wireClose, s *socket, owner *conn.Process, at time.
 		BytesReceived: c.BytesReceived,
 		Retransmits:   c.Retransmits,
 		RTT:           -1,
-		Unaccepted:    role == bpf.TrackerRoleROLE_CHILD,
+		Unaccepted:    role == bpf.TrackerRoleROLE_CHILD && (s == nil || s.owner == nil),
 	}
 	e.Close.Reason, e.Close.By = closeReason(old, syscall.Errno(c.Owned.Error))
 	if established != 0 {
