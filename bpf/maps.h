@@ -80,7 +80,7 @@ struct account {
 	u64 seen;      /* events that a hook set out to deliver */
 	u64 ring_full; /* of these: found no room in the ring buffer */
 	u64 map_full;  /* owners that found no room in a map */
-	u64 covered;   /* changes that the second state program saw in place of the first */
+	u64 covered;   /* changes that a cover saw in place of the first state program */
 	u64 unused[4];
 };
 
@@ -99,38 +99,29 @@ static __always_inline void count(u64 *counter)
 /*
  * The kernel skips a program that is running on the same CPU already: a state that
  * changes in a softirq would be missed if the softirq came while the program ran
- * in a task. So there are two of them. The first leaves a mark of what it has done;
- * the second, which the kernel runs right after it, does the work if it finds none.
- * Both are skipped only where three runs nest, which takes preemption as well.
+ * in a task. So it has covers: programs that the kernel runs right after it. Whichever
+ * does the work first leaves a mark of it, and the others find that.
+ * A change is missed only where more runs nest than there are programs, which takes
+ * preemption: one cover is enough where a tracepoint cannot be preempted. Where it can
+ * be, the task may also go on on another CPU between two programs, so marks are shared
+ * by all. A socket's changes come one after another, each from another state than the
+ * one before, so a mark need not be taken away.
  *
- *   insert: the first program
- *   delete: the second one, for the same change
+ *   insert: whichever program does the work
+ *   read:   its covers
  */
-enum { MARKS = 64 };
+enum { MARKS = 1 << 14 };
 
-struct marks {
-	u64 change[MARKS]; /* by cookie, so that nested runs keep apart */
-};
+u64 marks[MARKS]; /* by cookie: a place is shared only by sockets that are far apart */
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct marks);
-} marks SEC(".maps");
-
-/* Where the mark of a socket's change is on this CPU. */
-static __always_inline u64 *mark_of(u64 cookie)
+static __always_inline volatile u64 *mark_of(u64 cookie)
 {
-	u32 zero = 0;
-	struct marks *m = bpf_map_lookup_elem(&marks, &zero);
-
-	return m ? &m->change[cookie % MARKS] : 0;
+	return &marks[cookie % MARKS];
 }
 
-static __always_inline u64 mark_value(u64 cookie, int newstate)
+static __always_inline u64 mark_value(u64 cookie, int oldstate, int newstate)
 {
-	return cookie << 4 | newstate;
+	return cookie << 8 | oldstate << 4 | newstate;
 }
 
 /* Reserves room for an event; NULL, counted, if there is none. */

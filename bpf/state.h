@@ -291,18 +291,16 @@ enum pass {
 static __always_inline void state_pass(struct tcp_sock *tp, u64 cookie, int oldstate, int newstate, enum pass pass,
 				       const bool direct)
 {
-	u64 *mark = pass == PASS_ONLY ? 0 : mark_of(cookie);
+	u64 mark = mark_value(cookie, oldstate, newstate);
 
 	if (pass == PASS_COVER) {
-		if (mark && *(volatile u64 *)mark == mark_value(cookie, newstate)) {
-			*(volatile u64 *)mark = 0;
+		if (*mark_of(cookie) == mark)
 			return;
-		}
 		count(&account()->covered);
 	}
 	state_change(tp, cookie, oldstate, newstate, direct);
-	if (pass == PASS_FIRST && mark)
-		*(volatile u64 *)mark = mark_value(cookie, newstate);
+	if (pass != PASS_ONLY)
+		*mark_of(cookie) = mark;
 }
 
 /*

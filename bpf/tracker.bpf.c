@@ -34,7 +34,7 @@ int BPF_PROG(inet_sock_set_state, struct sock *sk, int oldstate, int newstate)
 	return 0;
 }
 
-/* Covers the one above (see maps.h). */
+/* Covers the one above (see maps.h); loaded as often as that takes. */
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(inet_sock_set_state_cover, struct sock *sk, int oldstate, int newstate)
 {

@@ -119,7 +119,6 @@ type TrackerTaskEvent struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	TrackerMapEvents                    = "events"
-	TrackerMapMarks                     = "marks"
 	TrackerMapOwners                    = "owners"
 	TrackerMapStates                    = "states"
 	TrackerProgInetCskAccept2           = "inet_csk_accept2"
@@ -149,6 +148,7 @@ const (
 	TrackerVarCookieHelper              = "cookie_helper"
 	TrackerVarEventTypeBtf              = "event_type_btf"
 	TrackerVarHeaderBtf                 = "header_btf"
+	TrackerVarMarks                     = "marks"
 	TrackerVarOwnedEventBtf             = "owned_event_btf"
 	TrackerVarRoleBtf                   = "role_btf"
 	TrackerVarShutdownNumber            = "shutdown_number"
@@ -227,7 +227,6 @@ type TrackerProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type TrackerMapSpecs struct {
 	Events *ebpf.MapSpec `ebpf:"events"`
-	Marks  *ebpf.MapSpec `ebpf:"marks"`
 	Owners *ebpf.MapSpec `ebpf:"owners"`
 	States *ebpf.MapSpec `ebpf:"states"`
 }
@@ -244,6 +243,7 @@ type TrackerVariableSpecs struct {
 	CookieHelper   *ebpf.VariableSpec `ebpf:"cookie_helper"`
 	EventTypeBtf   *ebpf.VariableSpec `ebpf:"event_type_btf"`
 	HeaderBtf      *ebpf.VariableSpec `ebpf:"header_btf"`
+	Marks          *ebpf.VariableSpec `ebpf:"marks"`
 	OwnedEventBtf  *ebpf.VariableSpec `ebpf:"owned_event_btf"`
 	RoleBtf        *ebpf.VariableSpec `ebpf:"role_btf"`
 	ShutdownNumber *ebpf.VariableSpec `ebpf:"shutdown_number"`
@@ -275,7 +275,6 @@ func (o *TrackerObjects) Close() error {
 // It can be passed to LoadTrackerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TrackerMaps struct {
 	Events *ebpf.Map `ebpf:"events"`
-	Marks  *ebpf.Map `ebpf:"marks"`
 	Owners *ebpf.Map `ebpf:"owners"`
 	States *ebpf.Map `ebpf:"states"`
 }
@@ -283,7 +282,6 @@ type TrackerMaps struct {
 func (m *TrackerMaps) Close() error {
 	return _TrackerClose(
 		m.Events,
-		m.Marks,
 		m.Owners,
 		m.States,
 	)
@@ -301,6 +299,7 @@ type TrackerVariables struct {
 	CookieHelper   *ebpf.Variable `ebpf:"cookie_helper"`
 	EventTypeBtf   *ebpf.Variable `ebpf:"event_type_btf"`
 	HeaderBtf      *ebpf.Variable `ebpf:"header_btf"`
+	Marks          *ebpf.Variable `ebpf:"marks"`
 	OwnedEventBtf  *ebpf.Variable `ebpf:"owned_event_btf"`
 	RoleBtf        *ebpf.Variable `ebpf:"role_btf"`
 	ShutdownNumber *ebpf.Variable `ebpf:"shutdown_number"`

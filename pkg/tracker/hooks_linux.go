@@ -29,7 +29,8 @@ type hooks struct {
 	types     *btf.Cache
 	shared    *ebpf.Collection   // the maps, without programs
 	loaded    []*ebpf.Collection // the programs, one for each tier
-	first     *ebpf.Program      // of the state programs; a second one covers it (bpf/maps.h)
+	counted   []*ebpf.Program    // those at which the kernel may skip an event: all but covers (bpf/maps.h)
+	covers    int                // how many of them there are to be
 	closers   []func() error
 	info      []Hook
 	refused   []Refusal
@@ -47,6 +48,7 @@ type purpose struct {
 type tier struct {
 	name      string // for Config.Hooks; "" if it is not for choice
 	programs  []string
+	cover     string         // the program that covers the others, if there is one (bpf/maps.h)
 	variables map[string]any // for these programs and those that are loaded later
 	cookies   bool           // the programs cannot ask for cookies
 	unfit     error          // why it is of no use here; nil if it may be
@@ -121,11 +123,13 @@ func purposes(k kernel) []purpose {
 		name: statesPurpose,
 		tiers: []tier{{
 			name:     "tp_btf",
-			programs: []string{bpf.TrackerProgInetSockSetState, bpf.TrackerProgInetSockSetStateCover},
+			programs: []string{bpf.TrackerProgInetSockSetState},
+			cover:    bpf.TrackerProgInetSockSetStateCover,
 			cookies:  !k.cookieHelper,
 		}, {
 			name:     "raw_tp",
-			programs: []string{bpf.TrackerProgInetSockSetStateRaw, bpf.TrackerProgInetSockSetStateRawCover},
+			programs: []string{bpf.TrackerProgInetSockSetStateRaw},
+			cover:    bpf.TrackerProgInetSockSetStateRawCover,
 			cookies:  true,
 		}, {
 			name:     "tracepoint",
@@ -172,6 +176,7 @@ type kernel struct {
 	cookieHelper     bool  // tracing programs may ask for cookies
 	cast             bool  // bpf_rdonly_cast()
 	allocator        bool  // maps allocate memory of their own (bpf_mem_alloc)
+	preemptible      bool  // a task may lose its CPU at a tracepoint, in a program and between two
 	registersErr     error // why the registers of this architecture are not known
 }
 
@@ -188,6 +193,7 @@ func readKernel() (k kernel, err error) {
 	k.cookieHelper = spec.TypeByName("bpf_get_socket_ptr_cookie", new(*btf.Func)) == nil
 	k.cast = spec.TypeByName("bpf_rdonly_cast", new(*btf.Func)) == nil
 	k.allocator = spec.TypeByName("bpf_mem_alloc", new(*btf.Struct)) == nil
+	k.preemptible = spec.TypeByName("class_srcu_fast_notrace_t", new(*btf.Typedef)) == nil // since 7.0 the guard of tracepoints
 	if registersSize[runtime.GOARCH] == 0 {
 		k.registersErr = fmt.Errorf("registers of %s: %w", runtime.GOARCH, errors.ErrUnsupported)
 	}
@@ -263,12 +269,15 @@ func newHooks(cfg Config, k kernel) (*hooks, error) {
 		// and a machine with panic_on_warn ends there (check_map_prog_compatibility()).
 		spec.Maps[bpf.TrackerMapOwners].Flags &^= unix.BPF_F_NO_PREALLOC
 	}
-	h := &hooks{spec: spec, types: btf.NewCache(), variables: map[string]any{
+	h := &hooks{spec: spec, types: btf.NewCache(), covers: 1, variables: map[string]any{
 		bpf.TrackerVarStatesMask:     uint32(words - 1),
 		bpf.TrackerVarTellStates:     cfg.States,
 		bpf.TrackerVarShutdownNumber: uint32(unix.SYS_SHUTDOWN),
 		bpf.TrackerVarCookieHelper:   k.cookieHelper,
 	}}
+	if k.preemptible {
+		h.covers = 3
+	}
 	if size := registersSize[runtime.GOARCH]; size != 0 {
 		h.variables[bpf.TrackerVarStackSize] = max(size, uint32(os.Getpagesize()))
 	}
@@ -358,18 +367,34 @@ func (h *hooks) attachTier(purpose string, t tier) (err error) {
 		}
 	}
 	maps.Copy(h.variables, t.variables)
-	c, err := h.load(t.programs)
+	if err := h.loadAndAttach(purpose, t.programs, true); err != nil {
+		return err
+	}
+	if t.cover == "" {
+		return nil
+	}
+	for range h.covers {
+		if err := h.loadAndAttach(purpose, []string{t.cover}, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadAndAttach has the misses of the programs counted, or not.
+func (h *hooks) loadAndAttach(purpose string, names []string, counted bool) error {
+	c, err := h.load(names)
 	if err != nil {
 		return err
 	}
 	h.loaded = append(h.loaded, c)
-	for _, name := range t.programs {
+	for _, name := range names {
 		if err := h.attach(purpose, name, c.Programs[name]); err != nil {
 			return err
 		}
-	}
-	if purpose == statesPurpose {
-		h.first = c.Programs[t.programs[0]]
+		if counted {
+			h.counted = append(h.counted, c.Programs[name])
+		}
 	}
 	return nil
 }
@@ -493,15 +518,18 @@ func (h *hooks) account() (s Stats, err error) {
 	return s, nil
 }
 
-// missed returns how many state changes the first state program did not see, as
-// it was running on that CPU already. Kernels before 5.12 do not count them, nor, at
-// a classic tracepoint, those before 6.7.
-func (h *hooks) missed() (uint64, error) {
-	stats, err := h.first.Stats()
-	if err != nil {
-		return 0, fmt.Errorf("read the state hook's misses: %w", err)
+// missed returns how often the kernel did not run a program, covers aside, as it was
+// running on that CPU already. Kernels before 5.12 do not count that, nor, at a classic
+// tracepoint, those before 6.7.
+func (h *hooks) missed() (n uint64, err error) {
+	for _, p := range h.counted {
+		stats, err := p.Stats()
+		if err != nil {
+			return 0, fmt.Errorf("read the misses of a hook: %w", err)
+		}
+		n += stats.RecursionMisses
 	}
-	return stats.RecursionMisses, nil
+	return n, nil
 }
 
 // detach takes the programs off their hooks; their maps can still be read.

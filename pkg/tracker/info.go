@@ -66,7 +66,7 @@ type Stats struct {
 type Lost struct {
 	RingFull       uint64 // events that found the ring buffer full
 	MapFull        uint64 // accepted connections whose owner found no room in the kernel's map
-	Recursion      uint64 // state changes at which the kernel skipped the hooks, as they were running on that CPU already
+	Recursion      uint64 // runs of a hook that the kernel skipped, as it was running on that CPU already: an event each, or at an accept or a connect at most one
 	Closes         uint64 // closes that the kernel told to a source that polls, but found no room for
 	SlowSubscriber uint64 // events that found a subscription's buffer full, summed over subscriptions
 }
