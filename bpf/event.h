@@ -14,6 +14,7 @@ enum event_type {
 	EVENT_CONNECT,	  /* struct owned_event: SYN_SENT -> ESTABLISHED */
 	EVENT_CHILD,	  /* struct socket_event: a listener's child is ESTABLISHED; nobody owns it yet */
 	EVENT_ACCEPT,	  /* struct owned_event: a process got that child */
+	EVENT_MAYBE_ACCEPT, /* struct owned_event: so, if it is such a child */
 	EVENT_FAIL,	  /* struct owned_event: SYN_SENT -> CLOSE, with the error of the socket */
 	EVENT_FAIL_CALL,  /* struct owned_event: connect(2) has failed, with its error */
 	EVENT_STATE,	  /* struct owned_event: any other transition, if it is asked for or cannot be noted */
@@ -27,7 +28,6 @@ enum role {
 	ROLE_NONE,
 	ROLE_LISTEN,
 	ROLE_CONNECT,
-	ROLE_CHILD, /* of a listener's child that nobody has accepted yet: the rest is empty */
 	ROLE_ACCEPT,
 };
 

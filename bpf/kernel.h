@@ -38,7 +38,7 @@ enum {
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
-enum { BPF_ANY, BPF_NOEXIST, BPF_EXIST };
+enum { BPF_ANY, BPF_NOEXIST };
 enum { BPF_F_NO_PREALLOC = 1 << 0, BPF_F_MMAPABLE = 1 << 10 };
 
 /* include/linux/socket.h, include/uapi/linux/in.h, include/uapi/linux/stat.h */
@@ -68,7 +68,7 @@ enum { SOCK_DEAD, SOCK_DONE };
 enum { SHUTDOWN_MASK = 3 };
 
 /* include/uapi/asm-generic/errno.h, include/linux/errno.h */
-enum { ENOENT = 2, EINTR = 4, EISCONN = 106, EALREADY = 114, EINPROGRESS = 115, ECANCELED = 125, ERESTARTSYS = 512 };
+enum { EINTR = 4, EISCONN = 106, EALREADY = 114, EINPROGRESS = 115, ECANCELED = 125, ERESTARTSYS = 512 };
 
 /*
  * The helpers that not every kernel has: whether this one does, its BTF says (HAS_HELPER).

@@ -6,7 +6,7 @@
 /* Who a socket belongs to. */
 struct owner {
 	struct process process;
-	u64 since;  /* CLOCK_MONOTONIC, ns: when it was opened, or established by now */
+	u64 since;  /* CLOCK_MONOTONIC, ns: when it was opened, or established by now; 0: unknown */
 	u64 cookie; /* 0: it had none yet, and the accept has not been told */
 	s32 fd;	    /* by which the process got it; -1: unknown */
 	u32 unused;
@@ -16,11 +16,10 @@ struct owner {
  * Owners of sockets by the address of the struct sock: a plain pointer, which is
  * all that some hooks have, will do. (Socket storage needs a typed one, takes twice
  * the memory and time, and is not to be had before 5.11.)
- *   insert: the task that listens or connects; softirq for a child; the task that
- *           accepts, if it comes first, and for a child older than the programs
+ *   insert: the task that listens, connects or accepts
  *   read:   state changes, accepts
- *   delete: -> CLOSE; user space, if that was missed. A socket that has taken the
- *           place of another is told by its cookie.
+ *   delete: -> CLOSE. Where that was missed, the entry is the next socket's at that
+ *           address, which is told by its cookie.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

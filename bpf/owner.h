@@ -66,23 +66,17 @@ static __always_inline bool owner_put(struct sock *sk, const struct owner *o)
 	return false;
 }
 
-/*
- * Puts o there unless somebody else has been faster: accept() and the change to ESTABLISHED may run on two CPUs at once.
- * Returns the owner that is there then.
- */
-static __always_inline struct owner *owner_claim(struct sock *sk, const struct owner *o, u64 cookie, const bool direct)
+/* Puts o there, if there is room; false if the socket has an owner already. */
+static __always_inline bool owner_claim(struct sock *sk, const struct owner *o, u64 cookie, const bool direct)
 {
 	u64 key = (u64)sk;
 
 	if (!bpf_map_update_elem(&owners, &key, o, BPF_NOEXIST))
-		return 0;
-
-	struct owner *other = owner_of(sk);
-
-	if (owner_is(other, cookie ?: sock_cookie(sk, direct)))
-		return other;
+		return true;
+	if (owner_is(owner_of(sk), cookie ?: sock_cookie(sk, direct)))
+		return false;
 	owner_put(sk, o); /* in the place of another socket's */
-	return 0;
+	return true;
 }
 
 /* The current task has made sk a listener or begun to connect it. o is filled whether or not there is room for it. */

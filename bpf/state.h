@@ -76,17 +76,6 @@ static __always_inline void state_forget(u64 cookie)
 		__sync_fetch_and_add(word, -old);
 }
 
-static __always_inline void owner_fill(struct owned_event *e, const struct owner *o)
-{
-	if (o) {
-		e->owner = o->process;
-		e->fd = o->fd;
-	} else {
-		__builtin_memset(&e->owner, 0, sizeof(e->owner));
-		e->fd = -1;
-	}
-}
-
 static __always_inline void owned_fill(struct owned_event *e, enum event_type type, struct tcp_sock *tp, u64 cookie,
 				       const struct owner *o, int oldstate, int newstate, u64 now, const bool direct)
 {
@@ -100,7 +89,13 @@ static __always_inline void owned_fill(struct owned_event *e, enum event_type ty
 		socket_fill(&e->socket, sk, LOAD(direct, tp, inet_conn.icsk_inet.inet_sport), direct);
 	e->inode = sock_inode(sk, direct);
 	e->error = LOAD(direct, sk, sk_err);
-	owner_fill(e, o);
+	if (o) {
+		e->owner = o->process;
+		e->fd = o->fd;
+	} else {
+		__builtin_memset(&e->owner, 0, sizeof(e->owner));
+		e->fd = -1;
+	}
 }
 
 static __always_inline void owned_event(enum event_type type, struct tcp_sock *tp, u64 cookie, const struct owner *o,
@@ -152,11 +147,6 @@ static __always_inline void state_established(struct tcp_sock *tp, u64 cookie, i
 		}
 		owned_event(EVENT_CONNECT, tp, cookie, o, oldstate, TCP_ESTABLISHED, now, direct);
 		return;
-	}
-	if (!o) {
-		struct owner child = {.process.role = ROLE_CHILD, .since = now, .cookie = cookie, .fd = -1};
-
-		o = owner_claim(sk, &child, cookie, direct);
 	}
 	if (o) {
 		bool told = o->cookie;
@@ -227,12 +217,6 @@ static __always_inline void state_close(struct tcp_sock *tp, u64 cookie, int old
 	if (e) {
 		owned_fill(&e->owned, EVENT_CLOSE, tp, cookie, o, oldstate, TCP_CLOSE, now, direct);
 		e->established = o && o->cookie ? o->since : 0;
-		barrier();
-		if (o && !owner_is(o, cookie)) { /* an accept has put its own there, and this is another socket's by now */
-			o = owner_of(sk);
-			owner_fill(&e->owned, owner_is(o, cookie) ? o : 0);
-			e->established = 0;
-		}
 		/* Payload, each byte once. bytes_received counts the peer's FIN as a byte (tcp_rcv_nxt_update()). */
 		e->bytes_sent = LOAD(direct, tp, bytes_sent) - LOAD(direct, tp, bytes_retrans);
 		e->bytes_received = LOAD(direct, tp, bytes_received);

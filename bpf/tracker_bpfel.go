@@ -43,17 +43,18 @@ const (
 type TrackerEventType uint32
 
 const (
-	TrackerEventTypeEVENT_LISTEN    TrackerEventType = 1
-	TrackerEventTypeEVENT_CONNECT   TrackerEventType = 2
-	TrackerEventTypeEVENT_CHILD     TrackerEventType = 3
-	TrackerEventTypeEVENT_ACCEPT    TrackerEventType = 4
-	TrackerEventTypeEVENT_FAIL      TrackerEventType = 5
-	TrackerEventTypeEVENT_FAIL_CALL TrackerEventType = 6
-	TrackerEventTypeEVENT_STATE     TrackerEventType = 7
-	TrackerEventTypeEVENT_CLOSE     TrackerEventType = 8
-	TrackerEventTypeEVENT_FORK      TrackerEventType = 9
-	TrackerEventTypeEVENT_EXEC      TrackerEventType = 10
-	TrackerEventTypeEVENT_EXIT      TrackerEventType = 11
+	TrackerEventTypeEVENT_LISTEN       TrackerEventType = 1
+	TrackerEventTypeEVENT_CONNECT      TrackerEventType = 2
+	TrackerEventTypeEVENT_CHILD        TrackerEventType = 3
+	TrackerEventTypeEVENT_ACCEPT       TrackerEventType = 4
+	TrackerEventTypeEVENT_MAYBE_ACCEPT TrackerEventType = 5
+	TrackerEventTypeEVENT_FAIL         TrackerEventType = 6
+	TrackerEventTypeEVENT_FAIL_CALL    TrackerEventType = 7
+	TrackerEventTypeEVENT_STATE        TrackerEventType = 8
+	TrackerEventTypeEVENT_CLOSE        TrackerEventType = 9
+	TrackerEventTypeEVENT_FORK         TrackerEventType = 10
+	TrackerEventTypeEVENT_EXEC         TrackerEventType = 11
+	TrackerEventTypeEVENT_EXIT         TrackerEventType = 12
 )
 
 type TrackerHeader struct {
@@ -93,8 +94,7 @@ const (
 	TrackerRoleROLE_NONE    TrackerRole = 0
 	TrackerRoleROLE_LISTEN  TrackerRole = 1
 	TrackerRoleROLE_CONNECT TrackerRole = 2
-	TrackerRoleROLE_CHILD   TrackerRole = 3
-	TrackerRoleROLE_ACCEPT  TrackerRole = 4
+	TrackerRoleROLE_ACCEPT  TrackerRole = 3
 )
 
 type TrackerSocketEvent struct {

@@ -185,8 +185,9 @@ func (l *live) apply(raw []byte) {
 func (l *live) locate(e *conn.Event) {
 	laddr, err := localAddr(&e.Conn)
 	if err != nil {
-		l.cfg.Logger.Debug("on what port a socket listens is not known before the next scan", "err", err)
+		l.cfg.Logger.Debug("on what port a socket listens is not known before it is looked for", "err", err)
 		l.table.holders.expire(l.table.clock)
+		l.needRepair()
 		return
 	}
 	e.Laddr = laddr
@@ -249,13 +250,17 @@ func (l *live) checkLosses() {
 	}
 	l.hub.publish(gapEvent(time.Now(), lost-l.lost))
 	l.lost = lost
+	l.needRepair()
+}
+
+func (l *live) needRepair() {
 	select {
 	case l.repair <- struct{}{}:
 	default:
 	}
 }
 
-// repairLoop scans whenever events were lost, and now and then.
+// repairLoop scans whenever it is needed, and now and then.
 func (l *live) repairLoop(ctx context.Context) {
 	var tick <-chan time.Time
 	if l.cfg.Freshness >= 0 {

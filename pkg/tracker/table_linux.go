@@ -50,6 +50,7 @@ type socket struct {
 	owner       *conn.Process // who listened, connected or accepted; nil: unknown
 	ownerFD     int32         // the descriptor that it got by that; -1: unknown
 	direction   conn.Direction
+	accepted    bool   // that has been told
 	index       uint8  // in chunk
 	chunk       *chunk // where it lies
 	established uint64 // CLOCK_MONOTONIC, ns; 0: unknown
@@ -102,21 +103,26 @@ func (t *table) apply(r record, owner *conn.Process, at time.Time, e *conn.Event
 			fillSocket(&s.row, r.socket)
 			s.row.Known |= conn.KnownInode // it has none before it is accepted
 			s.owner, s.ownerFD = nil, -1
-			s.direction = conn.Inbound
+			s.direction, s.accepted = conn.Inbound, false
 		}
 		s.row.Status = conn.StatusEstablished
 		s.established, s.changed = r.header.Time, t.clock
 		return false
 
-	case bpf.TrackerEventTypeEVENT_ACCEPT:
+	case bpf.TrackerEventTypeEVENT_ACCEPT, bpf.TrackerEventTypeEVENT_MAYBE_ACCEPT:
 		s := t.sockets[cookie]
 		established, known := uint64(0), s != nil
 		if known {
 			established = s.established
+			if s.accepted {
+				return false // two programs have met at it
+			}
+		}
+		if r.header.Type == uint8(bpf.TrackerEventTypeEVENT_MAYBE_ACCEPT) && !(known && s.unaccepted()) {
+			return false
 		}
 		s = t.put(r.owned, owner)
-		s.direction = conn.Inbound
-		s.established = established
+		s.direction, s.established, s.accepted = conn.Inbound, established, true
 		if !known && slices.Contains(t.unaccepted[:], cookie) {
 			s.row.Status = conn.StatusClose // which is set after the close is told (tcp_set_state())
 		}
@@ -145,7 +151,7 @@ func (t *table) apply(r record, owner *conn.Process, at time.Time, e *conn.Event
 		if !never {
 			t.fillClose(r.closing, s, owner, at, e)
 		}
-		if s == nil || s.owner == nil && s.direction == conn.Inbound { // nil: it may have been reset in SYN_RECV
+		if s == nil || !s.accepted && s.direction == conn.Inbound { // nil: it may have been reset in SYN_RECV
 			t.unaccepted[t.nextUnaccepted] = cookie
 			t.nextUnaccepted = (t.nextUnaccepted + 1) % len(t.unaccepted)
 		}
@@ -210,7 +216,7 @@ func (t *table) put(o *wireOwned, owner *conn.Process) *socket {
 	s := t.add(o.Socket.Header.Cookie)
 	fillOwned(&s.row, o, owner)
 	s.owner, s.ownerFD = owner, o.Fd
-	s.direction, s.established = 0, 0
+	s.direction, s.established, s.accepted = 0, 0, false
 	if owner != nil {
 		t.holders.add(owner.PID)
 	}
@@ -247,6 +253,11 @@ func (t *table) show(c *conn.Conn) {
 		c.Inode, c.UID = 0, 0
 		c.Known = c.Known&^(conn.KnownUID|conn.KnownHolders) | conn.KnownInode
 	}
+}
+
+// unaccepted reports whether s is a listener's child whose accept has not been told.
+func (s *socket) unaccepted() bool {
+	return s.direction == conn.Inbound && !s.accepted && s.established != 0
 }
 
 // fill makes e an event of s, whose process is the owner.
@@ -303,7 +314,7 @@ func (t *table) fillClose(c *wireClose, s *socket, owner *conn.Process, at time.
 		BytesReceived: c.BytesReceived,
 		Retransmits:   c.Retransmits,
 		RTT:           -1,
-		Unaccepted:    role == bpf.TrackerRoleROLE_CHILD && (s == nil || s.owner == nil),
+		Unaccepted:    s != nil && owner == nil && s.unaccepted(),
 	}
 	e.Close.Reason, e.Close.By = closeReason(old, syscall.Errno(c.Owned.Error))
 	if established != 0 {
@@ -318,7 +329,7 @@ func directionOf(role bpf.TrackerRole) conn.Direction {
 	switch role {
 	case bpf.TrackerRoleROLE_CONNECT:
 		return conn.Outbound
-	case bpf.TrackerRoleROLE_CHILD, bpf.TrackerRoleROLE_ACCEPT:
+	case bpf.TrackerRoleROLE_ACCEPT:
 		return conn.Inbound
 	}
 	return 0
@@ -389,7 +400,7 @@ func (t *table) merge(snap *fallback.Snapshot, start uint64, at time.Time, repai
 		default:
 			s = t.add(c.Cookie)
 			s.row, s.owner, s.ownerFD = c, c.Process, c.FD
-			s.direction, s.established, s.changed = 0, 0, 0
+			s.direction, s.established, s.changed, s.accepted = 0, 0, 0, false
 			if status, ok := t.early[c.Cookie]; ok {
 				s.row.Status = status
 			}

@@ -30,17 +30,18 @@ type record struct {
 
 // recordSizes are the sizes of records by type; 0 is no type.
 var recordSizes = [...]uintptr{
-	bpf.TrackerEventTypeEVENT_LISTEN:    unsafe.Sizeof(wireOwned{}),
-	bpf.TrackerEventTypeEVENT_CONNECT:   unsafe.Sizeof(wireOwned{}),
-	bpf.TrackerEventTypeEVENT_CHILD:     unsafe.Sizeof(wireSocket{}),
-	bpf.TrackerEventTypeEVENT_ACCEPT:    unsafe.Sizeof(wireOwned{}),
-	bpf.TrackerEventTypeEVENT_FAIL:      unsafe.Sizeof(wireOwned{}),
-	bpf.TrackerEventTypeEVENT_FAIL_CALL: unsafe.Sizeof(wireOwned{}),
-	bpf.TrackerEventTypeEVENT_STATE:     unsafe.Sizeof(wireOwned{}),
-	bpf.TrackerEventTypeEVENT_CLOSE:     unsafe.Sizeof(wireClose{}),
-	bpf.TrackerEventTypeEVENT_FORK:      unsafe.Sizeof(wireTask{}),
-	bpf.TrackerEventTypeEVENT_EXEC:      unsafe.Sizeof(wireTask{}),
-	bpf.TrackerEventTypeEVENT_EXIT:      unsafe.Sizeof(wireTask{}),
+	bpf.TrackerEventTypeEVENT_LISTEN:       unsafe.Sizeof(wireOwned{}),
+	bpf.TrackerEventTypeEVENT_CONNECT:      unsafe.Sizeof(wireOwned{}),
+	bpf.TrackerEventTypeEVENT_CHILD:        unsafe.Sizeof(wireSocket{}),
+	bpf.TrackerEventTypeEVENT_ACCEPT:       unsafe.Sizeof(wireOwned{}),
+	bpf.TrackerEventTypeEVENT_MAYBE_ACCEPT: unsafe.Sizeof(wireOwned{}),
+	bpf.TrackerEventTypeEVENT_FAIL:         unsafe.Sizeof(wireOwned{}),
+	bpf.TrackerEventTypeEVENT_FAIL_CALL:    unsafe.Sizeof(wireOwned{}),
+	bpf.TrackerEventTypeEVENT_STATE:        unsafe.Sizeof(wireOwned{}),
+	bpf.TrackerEventTypeEVENT_CLOSE:        unsafe.Sizeof(wireClose{}),
+	bpf.TrackerEventTypeEVENT_FORK:         unsafe.Sizeof(wireTask{}),
+	bpf.TrackerEventTypeEVENT_EXEC:         unsafe.Sizeof(wireTask{}),
+	bpf.TrackerEventTypeEVENT_EXIT:         unsafe.Sizeof(wireTask{}),
 }
 
 // decode checks a record of the ring buffer. What it returns points into raw,
