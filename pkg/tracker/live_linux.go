@@ -39,6 +39,7 @@ type live struct {
 	wall      time.Duration // what to add to CLOCK_MONOTONIC to get the wall clock
 	account   Stats         // Delivered, Reconciled, Polls
 	lost      uint64        // losses in the kernel that a gap event has told
+	skips     skips         // of these: runs of hooks
 	closed    bool
 
 	scanMu   sync.Mutex // one scan at a time
@@ -137,7 +138,7 @@ func (l *live) run() {
 		}
 		l.mu.Lock()
 		l.drain()
-		l.checkLosses()
+		l.checkLosses(false)
 		l.mu.Unlock()
 	}
 }
@@ -218,7 +219,7 @@ func (l *live) flush() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.drain()
-	l.checkLosses()
+	l.checkLosses(false)
 }
 
 // wallOffset returns what to add to CLOCK_MONOTONIC, which BPF reads, to get the
@@ -234,8 +235,8 @@ func (l *live) time(monotonic uint64) time.Time {
 }
 
 // checkLosses tells of events that were lost on the way to the ring buffer, and
-// has the table repaired. mu is held.
-func (l *live) checkLosses() {
+// has the table repaired. mu is held. At the end no skip is waited for.
+func (l *live) checkLosses(end bool) {
 	if l.closed {
 		return
 	}
@@ -245,6 +246,9 @@ func (l *live) checkLosses() {
 		return
 	}
 	lost := account.Lost.Events()
+	if !end {
+		lost += l.skips.lasting(account.Lost.Recursion, time.Now()) - account.Lost.Recursion
+	}
 	if lost <= l.lost {
 		return
 	}
@@ -418,7 +422,7 @@ func (l *live) close() error {
 	}
 	detachErr := l.hooks.detach() // what was seen until now is still delivered, or told as lost
 	l.drain()
-	l.checkLosses()
+	l.checkLosses(true)
 	l.updateAccount()
 	l.closed = true
 	l.mu.Unlock()
