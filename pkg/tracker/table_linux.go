@@ -118,7 +118,7 @@ func (t *table) apply(r record, owner *conn.Process, at time.Time, e *conn.Event
 				return false // two programs have met at it
 			}
 		}
-		if r.header.Type == uint8(bpf.TrackerEventTypeEVENT_MAYBE_ACCEPT) && !(known && s.unaccepted()) {
+		if r.header.Type == uint8(bpf.TrackerEventTypeEVENT_MAYBE_ACCEPT) && (!known || !s.unaccepted()) {
 			return false
 		}
 		s = t.put(r.owned, owner)
