@@ -23,6 +23,7 @@ import (
 type verifyOptions struct {
 	procfsFlags
 	limitFlags
+	hooks    []string
 	kind     conn.Kind
 	against  tracker.Source
 	owners   bool
@@ -62,6 +63,7 @@ add up, or so many losses that it cannot be told; 2 wrong use; 4 permission deni
 		Example: `  conntrace verify
   conntrace verify --duration 1h --interval 5s
   conntrace verify --owners --against ebpf
+  conntrace verify --hooks tracepoint,syscall
   conntrace verify --ring-buffer 64KiB    # does it recover from losses?
   conntrace verify -o json | jq -c 'select(.event == "mismatch")'`,
 		Args: noArguments,
@@ -77,6 +79,7 @@ add up, or so many losses that it cannot be told; 2 wrong use; 4 permission deni
 	flags.Var(&value[tracker.Source]{dst: &o.against, text: string(o.against), name: "SOURCE", parse: parseAgainst}, "against", "how to read the kernel's table: netlink (sock_diag) or ebpf (iterators)")
 	addFormat(cmd, &o.format, "text", "json")
 	flags.BoolVarP(&o.quiet, "quiet", "q", false, "no notes and no progress on stderr, only errors")
+	addHooks(cmd, &o.hooks)
 	o.procfsFlags.add(cmd)
 	o.limitFlags.add(cmd)
 	complete(cmd, "kind", tcpKinds)
@@ -118,7 +121,7 @@ func (o *verifyOptions) run(cmd *cobra.Command) error {
 
 	cfg := tracker.Config{
 		Source: tracker.SourceEBPF, ProcFS: o.procfs, AllNamespaces: true,
-		States: true, Freshness: tracker.NeverRefresh,
+		States: true, Freshness: tracker.NeverRefresh, Hooks: o.hooks,
 	}
 	if o.owners {
 		cfg.Freshness = tracker.AlwaysExact
