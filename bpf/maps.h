@@ -103,13 +103,16 @@ static __always_inline void count(u64 *counter)
  * A change is missed only where more runs nest than there are programs, which takes
  * preemption: one cover is enough where a tracepoint cannot be preempted. Where it can
  * be, the task may also go on on another CPU between two programs, so marks are shared
- * by all. A socket's changes come one after another, each from another state than the
- * one before, so a mark need not be taken away.
+ * by all.
  *
  *   insert: whichever program does the work
- *   read:   its covers
+ *   delete: the cover, if there is but one. Of more none knows whether it is the last;
+ *           the next change of the socket, which is from another state, replaces it.
  */
 enum { MARKS = 1 << 14 };
+
+/* Set by the loader. */
+const volatile bool one_cover = true;
 
 u64 marks[MARKS]; /* by cookie: a place is shared only by sockets that are far apart */
 

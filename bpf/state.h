@@ -230,7 +230,17 @@ static __always_inline void state_close(struct tcp_sock *tp, u64 cookie, int old
 	state_forget(cookie);
 }
 
-static __always_inline void state_change(struct tcp_sock *tp, u64 cookie, int oldstate, int newstate, const bool direct)
+/*
+ * Whether a socket with this cookie has it from its listener: older kernels copy that, tell of the child, and only then
+ * take it away (inet_csk_clone_lock()).
+ */
+static __always_inline bool state_copied(u64 cookie, int oldstate, int newstate)
+{
+	return cookie && oldstate == TCP_LISTEN && newstate == TCP_SYN_RECV;
+}
+
+static __always_inline void state_change(struct tcp_sock *tp, u64 cookie, bool copied, int oldstate, int newstate,
+					 const bool direct)
 {
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
 
@@ -255,9 +265,9 @@ static __always_inline void state_change(struct tcp_sock *tp, u64 cookie, int ol
 		else
 			state_close(tp, cookie, oldstate, direct);
 		break;
-	case TCP_SYN_RECV: /* a listener's child is made (inet_csk_clone_lock()), or two connects have met */
+	case TCP_SYN_RECV: /* a listener's child is made, or two connects have met */
 		if (tell_states)
-			state_event(tp, cookie, oldstate, newstate, direct);
+			state_event(tp, copied ? 0 : cookie, oldstate, newstate, direct);
 		break;
 	default:
 		if (!state_note(cookie, newstate, state_orphan(sk, newstate, direct)) || tell_states)
@@ -272,18 +282,21 @@ enum pass {
 	PASS_COVER,
 };
 
-static __always_inline void state_pass(struct tcp_sock *tp, u64 cookie, int oldstate, int newstate, enum pass pass,
-				       const bool direct)
+static __always_inline void state_pass(struct tcp_sock *tp, u64 cookie, bool copied, int oldstate, int newstate,
+				       enum pass pass, const bool direct)
 {
 	u64 mark = mark_value(cookie, oldstate, newstate);
 
 	if (pass == PASS_COVER) {
-		if (*mark_of(cookie) == mark)
+		if (*mark_of(cookie) == mark) {
+			if (one_cover)
+				*mark_of(cookie) = 0;
 			return;
+		}
 		count(&account()->covered);
 	}
-	state_change(tp, cookie, oldstate, newstate, direct);
-	if (pass != PASS_ONLY)
+	state_change(tp, cookie, copied, oldstate, newstate, direct);
+	if (pass == PASS_FIRST || (pass == PASS_COVER && !one_cover))
 		*mark_of(cookie) = mark;
 }
 
@@ -295,8 +308,12 @@ static __always_inline void state_typed(struct sock *sk, int oldstate, int newst
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
-	if (tp)
-		state_pass(tp, sock_cookie_typed(sk), oldstate, newstate, pass, true);
+	if (!tp)
+		return;
+
+	bool copied = state_copied(sock_cookie(sk, true), oldstate, newstate); /* before it gets its own */
+
+	state_pass(tp, sock_cookie_typed(sk), copied, oldstate, newstate, pass, true);
 }
 
 static __always_inline void state_untyped_by(struct tcp_sock *tp, int oldstate, int newstate, enum pass pass,
@@ -304,8 +321,12 @@ static __always_inline void state_untyped_by(struct tcp_sock *tp, int oldstate, 
 {
 	struct sock *sk = &tp->inet_conn.icsk_inet.sk;
 
-	if (LOAD(direct, sk, sk_protocol) == IPPROTO_TCP)
-		state_pass(tp, sock_cookie(sk, direct), oldstate, newstate, pass, direct);
+	if (LOAD(direct, sk, sk_protocol) != IPPROTO_TCP)
+		return;
+
+	u64 cookie = sock_cookie(sk, direct);
+
+	state_pass(tp, cookie, state_copied(cookie, oldstate, newstate), oldstate, newstate, pass, direct);
 }
 
 /* For hooks that give nothing but the address of a socket. A function of its own, as several programs have it. */

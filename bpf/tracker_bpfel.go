@@ -149,6 +149,7 @@ const (
 	TrackerVarEventTypeBtf              = "event_type_btf"
 	TrackerVarHeaderBtf                 = "header_btf"
 	TrackerVarMarks                     = "marks"
+	TrackerVarOneCover                  = "one_cover"
 	TrackerVarOwnedEventBtf             = "owned_event_btf"
 	TrackerVarRoleBtf                   = "role_btf"
 	TrackerVarShutdownNumber            = "shutdown_number"
@@ -244,6 +245,7 @@ type TrackerVariableSpecs struct {
 	EventTypeBtf   *ebpf.VariableSpec `ebpf:"event_type_btf"`
 	HeaderBtf      *ebpf.VariableSpec `ebpf:"header_btf"`
 	Marks          *ebpf.VariableSpec `ebpf:"marks"`
+	OneCover       *ebpf.VariableSpec `ebpf:"one_cover"`
 	OwnedEventBtf  *ebpf.VariableSpec `ebpf:"owned_event_btf"`
 	RoleBtf        *ebpf.VariableSpec `ebpf:"role_btf"`
 	ShutdownNumber *ebpf.VariableSpec `ebpf:"shutdown_number"`
@@ -300,6 +302,7 @@ type TrackerVariables struct {
 	EventTypeBtf   *ebpf.Variable `ebpf:"event_type_btf"`
 	HeaderBtf      *ebpf.Variable `ebpf:"header_btf"`
 	Marks          *ebpf.Variable `ebpf:"marks"`
+	OneCover       *ebpf.Variable `ebpf:"one_cover"`
 	OwnedEventBtf  *ebpf.Variable `ebpf:"owned_event_btf"`
 	RoleBtf        *ebpf.Variable `ebpf:"role_btf"`
 	ShutdownNumber *ebpf.Variable `ebpf:"shutdown_number"`

@@ -15,6 +15,11 @@
 #         fin       the same, closed in the ordinary way
 #         bare      nothing is sent; a reset
 #
+#   scripts/bench.sh [--only TEXT] tiers [--load LOAD] [--kernel KERNEL] [SECONDS]
+#       the same for each way to see that --hooks can force: what it costs a
+#       connection. KERNEL is run in a virtual machine (scripts/vmtest.sh), for hooks
+#       that this machine refuses; emulated, only the ratios mean something. 3 min.
+#
 #   scripts/bench.sh [--only TEXT] poll [SIZE [SECONDS]]
 #       opens SIZE TCP sockets (20000) and tells what share of a core
 #       `conntrace watch` takes for SECONDS (20) where it has to poll: with each
@@ -44,21 +49,22 @@ wrong() { # TEXT
 	exit 2
 }
 
-command='' load='' only='' numbers=()
+command='' load='' only='' kernel='' numbers=()
 while [ $# -gt 0 ]; do
 	case $1 in
 	-h | --help)
 		usage
 		exit 0
 		;;
-	--load | --only)
+	--load | --only | --kernel)
 		[ $# -ge 2 ] || wrong "$1 needs a value"
-		[ "$1" = --load ] && load=$2 || only=$2
+		printf -v "${1#--}" %s "$2"
 		shift
 		;;
 	--load=*) load=${1#*=} ;;
 	--only=*) only=${1#*=} ;;
-	snapshot | stream | poll)
+	--kernel=*) kernel=${1#*=} ;;
+	snapshot | stream | tiers | poll)
 		[ -z "$command" ] || wrong "one command at a time"
 		command=$1
 		;;
@@ -69,9 +75,10 @@ while [ $# -gt 0 ]; do
 	esac
 	shift
 done
+[ -z "$kernel" ] || [ "$command" = tiers ] || wrong "--kernel is for tiers"
 case $command in
 snapshot)
-	[ -z "$load" ] || wrong "--load is for stream"
+	[ -z "$load" ] || wrong "--load is for stream and tiers"
 	[ ${#numbers[@]} -gt 0 ] || numbers=(1000 20000 100000)
 	for size in "${numbers[@]}"; do
 		((size % 2 == 0 && size >= 8 && size <= 1000000)) ||
@@ -79,8 +86,8 @@ snapshot)
 	done
 	args=("${numbers[@]}")
 	;;
-stream)
-	[ ${#numbers[@]} -le 1 ] || wrong "stream takes one number"
+stream | tiers)
+	[ ${#numbers[@]} -le 1 ] || wrong "$command takes one number"
 	seconds=${numbers[0]-2} load=${load:-request}
 	[ "$seconds" -le 60 ] || wrong "SECONDS must be from 1 to 60, not $seconds"
 	case $load in
@@ -98,7 +105,7 @@ poll)
 	[ "$seconds" -le 600 ] || wrong "SECONDS must be from 1 to 600, not $seconds"
 	args=("$size" "$seconds")
 	;;
-*) wrong "what shall be measured, snapshot, stream or poll?" ;;
+*) wrong "what shall be measured, snapshot, stream, tiers or poll?" ;;
 esac
 
 [ "$(id -u)" -eq 0 ] || die 2 "must run as root: it makes namespaces, loads BPF programs and looks into every process"
@@ -131,7 +138,13 @@ BENCH_COMMIT=$(git describe --always --dirty --abbrev=12 2>/dev/null || echo unk
 export BENCH_COMMIT BENCH_ONLY=$only
 
 # In the background, so that a signal does not wait for its end.
-unshare --net --mount "$dir/bench" "$command" "${args[@]}" &
+if [ -n "$kernel" ]; then
+	beside=/bin/101 # where the guest has its command
+	scripts/vmtest.sh -e "BENCH_COMMIT=$BENCH_COMMIT" -e "BENCH_ONLY=$only" -f "$dir/ours:$beside/ours" -f "$dir/churn:$beside/churn" \
+		"$kernel" -- "$dir/bench" "$command" "${args[@]}" &
+else
+	unshare --net --mount "$dir/bench" "$command" "${args[@]}" &
+fi
 bench=$!
 status=0
 wait "$bench" || status=$?

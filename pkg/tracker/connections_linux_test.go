@@ -139,7 +139,7 @@ func TestHalfClosed(t *testing.T) {
 	tr := open(t, tracker.Config{Freshness: tracker.AlwaysExact})
 	s := subscribe(t, tr, tracker.Filter{NoSeed: true})
 	p := connect(t, "tcp4", "127.0.0.1:0")
-	local := addr(p.client.LocalAddr())
+	local, remote := addr(p.client.LocalAddr()), addr(p.client.RemoteAddr())
 	p.client.Close()
 	read(t, p.server, 0)
 	s.next("close of the client's end", func(e *conn.Event) bool { return e.Type == conn.EventClose && e.Laddr == local })
@@ -151,7 +151,7 @@ func TestHalfClosed(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, r := range rows {
-			if r.Laddr == local {
+			if r.Laddr == local && r.Raddr == remote {
 				status = r.Status
 			}
 		}

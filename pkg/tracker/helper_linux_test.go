@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -54,7 +55,8 @@ func TestMain(m *testing.M) {
 }
 
 // helperServer listens on the address that it is told, answers where, and serves:
-// it sends back what it receives and closes when the peer has.
+// it sends back what it receives and closes when the peer has. To whatever it is told
+// then it answers how many connections it has accepted.
 func helperServer(r *bufio.Scanner, w io.Writer) error {
 	r.Scan()
 	l, err := listen(r.Text())
@@ -62,8 +64,10 @@ func helperServer(r *bufio.Scanner, w io.Writer) error {
 		return err
 	}
 	fmt.Fprintln(w, l.Addr())
-	go serve(l)
+	var accepted atomic.Int64
+	go serve(l, &accepted)
 	for r.Scan() { // until stdin is closed
+		fmt.Fprintln(w, accepted.Load())
 	}
 	return nil
 }
@@ -75,18 +79,19 @@ func helperWorker(r *bufio.Scanner, w io.Writer) error {
 		return err
 	}
 	fmt.Fprintln(w, l.Addr())
-	go serve(l)
+	go serve(l, new(atomic.Int64))
 	for r.Scan() {
 	}
 	return nil
 }
 
-func serve(l net.Listener) {
+func serve(l net.Listener, accepted *atomic.Int64) {
 	for {
 		c, err := l.Accept()
 		if err != nil {
 			return
 		}
+		accepted.Add(1)
 		go func() {
 			io.Copy(c, c)
 			c.Close()
@@ -123,7 +128,7 @@ func helperSelf(r *bufio.Scanner, w io.Writer) error {
 		if err != nil {
 			return err
 		}
-		go serve(l)
+		go serve(l, new(atomic.Int64))
 		r.Scan()
 		n := 0
 		fmt.Sscan(r.Text(), &n)

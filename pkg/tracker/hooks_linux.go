@@ -278,6 +278,7 @@ func newHooks(cfg Config, k kernel) (*hooks, error) {
 	if k.preemptible {
 		h.covers = 3
 	}
+	h.variables[bpf.TrackerVarOneCover] = h.covers == 1
 	if size := registersSize[runtime.GOARCH]; size != 0 {
 		h.variables[bpf.TrackerVarStackSize] = max(size, uint32(os.Getpagesize()))
 	}

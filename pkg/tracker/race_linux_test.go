@@ -1,9 +1,11 @@
 package tracker_test
 
 import (
+	"fmt"
 	"net"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/conntrace/conntrace/pkg/conn"
 	"github.com/conntrace/conntrace/pkg/tracker"
@@ -28,13 +30,15 @@ func TestResetWhileAccepted(t *testing.T) {
 		c.Close()
 	}
 
-	got := 0
-	eventually(t, "as many accepts as there were connections", func() bool { // the server may be behind
-		got += len(s.rest(tr))
-		return got >= n
-	})
-	if got != n {
-		t.Errorf("%d accepts were told, of %d", got, n)
+	// A reset that meets the handshake may leave nothing to accept (tcp_check_req()).
+	accepted, last := 0, -1
+	for accepted != last { // the server may be behind
+		time.Sleep(500 * time.Millisecond)
+		last = accepted
+		fmt.Sscan(server.ask("accepted"), &accepted)
+	}
+	if got := len(s.rest(tr)); got != accepted || accepted < n/2 {
+		t.Errorf("%d accepts were told, of %d; account: %+v", got, accepted, tr.Stats())
 	}
 	eventually(t, "a table without these connections", func() bool {
 		rows, err := tr.Connections(conn.KindTCP4)
@@ -54,8 +58,8 @@ func TestResetWhileAccepted(t *testing.T) {
 			t.Errorf("no close of the socket with cookie %d after its accept", cookie)
 		}
 	}
-	if len(open) != n {
-		t.Errorf("%d connections were told of, of %d", len(open), n)
+	if len(open) < accepted {
+		t.Errorf("%d connections were told of, of %d", len(open), accepted)
 	}
 	if st := tr.Stats(); st.Lost.Events() != 0 {
 		t.Errorf("account: %+v", st)

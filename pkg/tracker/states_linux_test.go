@@ -110,3 +110,27 @@ func TestStatesRefused(t *testing.T) {
 		t.Errorf("Open: %v", err)
 	}
 }
+
+// TestStatesOfChild: a listener's child is not taken for its listener, whose cookie it
+// has for a moment in older kernels.
+func TestStatesOfChild(t *testing.T) {
+	tr := open(t, tracker.Config{States: true})
+	s := subscribe(t, tr, tracker.Filter{NoSeed: true, Events: []conn.EventType{conn.EventListen, conn.EventState}})
+	p := connect(t, "tcp4", "127.0.0.1:0")
+	listener := s.next("listen", func(e *conn.Event) bool { return e.Laddr == addr(p.listener.Addr()) && e.Type == conn.EventListen })
+	child := s.next("SYN_RECV", func(e *conn.Event) bool {
+		return e.OldStatus == conn.StatusListen && e.Status == conn.StatusSynRecv && e.Laddr.Port() == listener.Laddr.Port()
+	})
+	if child.Cookie == listener.Cookie || child.Direction != conn.Inbound || child.PID != 0 {
+		t.Errorf("%s has the cookie %d, its listener %d", describe(&child), child.Cookie, listener.Cookie)
+	}
+	rows, err := tr.Connections(conn.KindTCP4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rows {
+		if r.Cookie == listener.Cookie && r.Status != conn.StatusListen {
+			t.Errorf("the listener is a row in %v", r.Status)
+		}
+	}
+}

@@ -79,15 +79,19 @@ func run(args []string) error {
 			return err
 		}
 		return benchPoll(sockets, time.Duration(seconds)*time.Second)
-	case "stream":
+	case "stream", "tiers":
 		if len(args) != 2 {
-			return errors.New("stream: need seconds and load")
+			return fmt.Errorf("%s: need seconds and load", command)
 		}
-		seconds, err := strconv.ParseFloat(args[0], 64)
+		seconds, err := strconv.Atoi(args[0])
 		if err != nil {
 			return err
 		}
-		return benchStream(time.Duration(seconds*float64(time.Second)), args[1])
+		bench := benchStream
+		if command == "tiers" {
+			bench = benchTiers
+		}
+		return bench(time.Duration(seconds)*time.Second, args[1])
 	}
 	return fmt.Errorf("unknown command %q", args[0])
 }

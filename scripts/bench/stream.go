@@ -92,6 +92,20 @@ func observers() []*observer {
 	return all
 }
 
+// tiers are observers that force a choice of hooks, each once.
+func tiers() []*observer {
+	var all []*observer
+	for _, hooks := range []string{
+		"tp_btf,fexit", "tp_btf,kretprobe", "tp_btf,syscall", "raw_tp,syscall", "tracepoint,syscall",
+	} {
+		all = append(all, &observer{
+			name: "`--hooks " + hooks + "`", command: []string{program("ours"), "stream", hooks},
+			read: readStream, expect: everyEvent,
+		})
+	}
+	return slices.DeleteFunc(all, func(o *observer) bool { return !wanted(o.name) })
+}
+
 // everyEvent expects an event at both ends for the begin and the end of each
 // connection, and of the servers' listeners.
 func everyEvent(l turns.Load) counts {
@@ -114,6 +128,17 @@ func pairs() int { return 2 * cores }
 
 // benchStream measures what watching costs, at a saturating load.
 func benchStream(duration time.Duration, load string) error {
+	return benchObservers("Watching saturating loopback churn", observers(), measureIdle, duration, load, printCost, printIdle)
+}
+
+// benchTiers measures what each way to see costs, at the same load.
+func benchTiers(duration time.Duration, load string) error {
+	return benchObservers("Ways to see saturating loopback churn", tiers(), tryAll, duration, load)
+}
+
+// benchObservers runs the observers that prepare leaves, and prints what they cost and
+// lose; more prints the rest.
+func benchObservers(title string, all []*observer, prepare func([]*observer) error, duration time.Duration, load string, more ...func([]*observer)) error {
 	where, err := describe()
 	if err != nil {
 		return err
@@ -129,9 +154,8 @@ func benchStream(duration time.Duration, load string) error {
 		return err
 	}
 
-	all := observers()
 	fmt.Fprintln(os.Stderr, "bench: idle")
-	if err := measureIdle(all); err != nil {
+	if err := prepare(all); err != nil {
 		return err
 	}
 	present := slices.DeleteFunc(slices.Clone(all), func(o *observer) bool { return o.absent != "" })
@@ -147,8 +171,10 @@ func benchStream(duration time.Duration, load string) error {
 		return err
 	}
 
-	fmt.Printf("## Watching saturating loopback churn on %d cores\n\n%s", cores, where)
-	fmt.Printf("- peers: %s\n", strings.Join(observerVersions(), ", "))
+	fmt.Printf("## %s on %d cores\n\n%s", title, cores, where)
+	if versions := observerVersions(present); len(versions) > 0 {
+		fmt.Printf("- peers: %s\n", strings.Join(versions, ", "))
+	}
 	fmt.Printf("- load: %d clients and as many servers, load %q, %.0f connections/s without an observer (median of %d runs of %v)\n",
 		pairs(), load, median(none), len(none), duration)
 	if foreign > 0 {
@@ -156,8 +182,9 @@ func benchStream(duration time.Duration, load string) error {
 	}
 	printThroughput(present, none)
 	printLoss(present)
-	printCost(present)
-	printIdle(present)
+	for _, print := range more {
+		print(present)
+	}
 	printKernel(present, empty)
 	fmt.Println()
 	for _, o := range all {
@@ -205,6 +232,26 @@ func foreignPrograms() (n int, err error) {
 		}
 		p.Close()
 	}
+}
+
+// tryAll finds out which observers can be run here.
+func tryAll(all []*observer) error {
+	for _, o := range all {
+		w, err := o.start()
+		if err != nil {
+			return err
+		}
+		time.Sleep(startUp)
+		if !w.running() {
+			o.absent = w.complaint()
+			w.out.Close()
+			continue
+		}
+		if _, err := w.stop(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // A watch is a run of an observer.
@@ -544,14 +591,14 @@ func measureEmpty(duration time.Duration, load string) (float64, error) {
 	return float64(s.Runtime) / float64(s.RunCount), nil
 }
 
-func observerVersions() []string {
-	var versions []string
-	for _, name := range []string{"tcplife", "tcpstates"} {
-		if _, err := exec.LookPath(name); err == nil {
-			versions = append(versions, firstLineWith(name, name, "--version"))
+// observerVersions returns the versions of those that are not ours.
+func observerVersions(all []*observer) (versions []string) {
+	for _, o := range all {
+		if o.name == "tcplife" || o.name == "tcpstates" {
+			versions = append(versions, firstLineWith(o.name, o.name, "--version"))
 		}
 	}
-	if _, err := exec.LookPath("dpkg-query"); err == nil {
+	if _, err := exec.LookPath("dpkg-query"); err == nil && len(versions) > 0 {
 		versions = append(versions, "libbpf-tools "+firstLineWith("", "dpkg-query", "-W", "-f", "${Version}\n", "libbpf-tools"))
 	}
 	return versions

@@ -2,7 +2,7 @@
 //
 //	ours snapshot [SOURCE]   times NetConnections, or TakeSnapshot of a source, in turns
 //	ours live                times AppendConnections of a tracker, in turns
-//	ours stream              counts events until SIGINT, then prints the counts as JSON
+//	ours stream [HOOKS]      counts events until SIGINT, then prints the counts as JSON
 package main
 
 import (
@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/conntrace/conntrace/pkg/conn"
@@ -37,9 +38,11 @@ func run(args []string) error {
 	case len(args) == 1 && args[0] == "live":
 		return live(ctx)
 	case len(args) == 1 && args[0] == "stream":
-		return stream(ctx)
+		return stream(ctx, nil)
+	case len(args) == 2 && args[0] == "stream":
+		return stream(ctx, strings.Split(args[1], ","))
 	}
-	return errors.New("usage: ours snapshot [SOURCE] | live | stream")
+	return errors.New("usage: ours snapshot [SOURCE] | live | stream [HOOKS]")
 }
 
 func netConnections(ctx context.Context) error {
@@ -78,10 +81,10 @@ func live(ctx context.Context) error {
 	})
 }
 
-func stream(ctx context.Context) error {
+func stream(ctx context.Context, hooks []string) error {
 	ctx, cancel := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer cancel()
-	t, err := tracker.Open(ctx, tracker.Config{Source: tracker.SourceEBPF})
+	t, err := tracker.Open(ctx, tracker.Config{Source: tracker.SourceEBPF, Hooks: hooks})
 	if err != nil {
 		return err
 	}
