@@ -99,9 +99,12 @@ func (l *limitNote) check(lost tracker.Lost) {
 	}
 }
 
-// watch checks once a second until ctx ends.
+// checkEvery is seldom enough not to show among the wake-ups of an idle process.
+const checkEvery = 5 * time.Second
+
+// watch checks now and then until ctx ends.
 func (l *limitNote) watch(ctx context.Context, t *tracker.Tracker) {
-	ticker := time.NewTicker(time.Second)
+	ticker := time.NewTicker(checkEvery)
 	defer ticker.Stop()
 	for {
 		select {

@@ -56,7 +56,7 @@ const (
 	gather = 10 * time.Millisecond
 
 	// housekeeping is the longest time between two looks at the account.
-	housekeeping = time.Second
+	housekeeping = 2 * time.Second
 
 	// audit is the time between two scans although nothing is known to be lost: they
 	// find what the kernel has neither shown nor counted.
@@ -126,8 +126,9 @@ func currentNetNS() (uint32, error) {
 
 // run drains the ring buffer until the tracker is closed.
 func (l *live) run() {
+	patience := housekeeping
 	for {
-		if err := l.ring.Wait(int(housekeeping.Milliseconds())); err != nil {
+		if err := l.ring.Wait(int(patience.Milliseconds())); err != nil {
 			if !errors.Is(err, os.ErrClosed) {
 				l.cfg.Logger.Error("the stream of events has ended", "err", err)
 			}
@@ -139,6 +140,10 @@ func (l *live) run() {
 		l.mu.Lock()
 		l.drain()
 		l.checkLosses(false)
+		patience = housekeeping
+		if l.skips.pending() {
+			patience = settled
+		}
 		l.mu.Unlock()
 	}
 }

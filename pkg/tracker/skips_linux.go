@@ -28,3 +28,6 @@ func (s *skips) lasting(n uint64, now time.Time) uint64 {
 	}
 	return s.lost
 }
+
+// pending reports whether there are some of which it is not known yet.
+func (s *skips) pending() bool { return !s.since.IsZero() }
