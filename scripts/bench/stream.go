@@ -626,7 +626,10 @@ func printLoss(all []*observer) {
 		g.add(o.name, fmt.Sprint(o.expected), fmt.Sprint(o.seen), fmt.Sprintf("%d (%.3g %%)", o.missing, 100*float64(o.missing)/float64(o.expected)), fmt.Sprint(o.more))
 	}
 	g.print()
-	fmt.Println("\nOf tcplife and tcpstates the rows that tell the end of a connection are counted.")
+	fmt.Println()
+	if len(observerVersions(all)) > 0 {
+		fmt.Println("Of tcplife and tcpstates the rows that tell the end of a connection are counted.")
+	}
 	fmt.Println("What each said itself of the last run:")
 	for _, o := range all {
 		fmt.Printf("- %s: %s\n", o.name, o.account)
