@@ -286,10 +286,14 @@ leave_out='^(TestSubscriptionOrder|TestCompletion|TestHelp|TestWrongUse|TestVeri
 leave_out+='|TestLosses|TestGapsAddUp|TestKilled|TestProperty.*'
 leave_out+='|TestWatch(Signals|Duration|IsDefault|ClosedPipe|DropsPrivileges|SlowOutput))$'
 
+# The hooks that are not the best ones, each with those of its tests that are quick enough.
+hooks=('tracepoint,kretprobe' 'raw_tp,syscall')
+with_hooks='^(TestLifecycle|TestMapped|TestRefused|TestCloseReasons|TestBacklog|TestHolders|TestReadYourWrites|TestTinyRingBuffer)$'
+
 # matrix [KERNEL...] runs the tests on each kernel, and those of a locked down kernel on
 # one of them, and prints what came of it.
 matrix() {
-	local bin out package k mode status failed=0 all=() names=() pids=() started=$SECONDS
+	local bin out package k h mode status failed=0 all=() names=() pids=() runs=("${packages[@]}") started=$SECONDS
 	# shellcheck disable=SC2086 # a list
 	[ $# -gt 0 ] || set -- $kernels
 	bin=$(mktemp -d) out=${outdir:-$bin/out}
@@ -299,6 +303,10 @@ matrix() {
 	for package in "${packages[@]}"; do
 		(cd "$repo" && GOOS=linux GOARCH=$arch CGO_ENABLED=0 go test -c -trimpath -o "$bin/${package##*/}.test" "./$package")
 		all+=(-- "$bin/${package##*/}.test" -test.v=test2json -test.short -test.timeout="${limit}s" -test.skip="$leave_out")
+	done
+	for h in "${hooks[@]}"; do
+		runs+=("pkg/tracker($h)")
+		all+=(-- "$bin/tracker.test" -test.v=test2json -test.timeout="${limit}s" -test.run="$with_hooks" -hooks "$h")
 	done
 	for k; do
 		launch "$k" "$append" "$k" "${all[@]}"
@@ -328,7 +336,7 @@ launch() {
 	names+=("$name") pids+=($!)
 }
 
-# report NAME DIR STATUS prints what the tests said.
+# report NAME DIR STATUS prints what the tests of runs said.
 report() {
 	local file package ok=1
 	echo "--- $1 ($arch)"
@@ -338,7 +346,7 @@ report() {
 	fi
 	sed -n 's/^  kernel  */kernel: /p; /^Source in use/,/^$/p' "$2/1.txt"
 	for file in "$2"/[2-9].txt; do
-		package=${packages[$(basename "$file" .txt) - 2]}
+		package=${runs[$(basename "$file" .txt) - 2]}
 		[[ $1 != *lockdown* ]] || package=cmd/conntrace
 		echo "$package"
 		go tool test2json -t -p "$package" <"$file" |

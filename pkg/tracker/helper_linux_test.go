@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -40,6 +41,9 @@ var helpers = map[string]func(r *bufio.Scanner, w io.Writer) error{
 	"idle":     helperIdle,
 	"fastopen": helperFastOpen,
 }
+
+// forced are the hooks that trackers are to use unless a test chooses them.
+var forced = flag.String("hooks", "", "force these `HOOKS`, as conntrace --hooks does")
 
 func TestMain(m *testing.M) {
 	if name := os.Getenv(helperEnv); name != "" {
@@ -255,13 +259,13 @@ func (p *process) stop() {
 // ---- trackers ----------------------------------------------------------------
 
 // open opens a tracker that must be fed by BPF, for the length of the test; by the
-// hooks that CONNTRACE_TEST_HOOKS names, separated by commas, if it does.
+// hooks that -hooks names, separated by commas, if it does.
 func open(t *testing.T, cfg tracker.Config) *tracker.Tracker {
 	t.Helper()
 	testenv.Root(t)
 	cfg.Source = tracker.SourceEBPF
-	if hooks := os.Getenv("CONNTRACE_TEST_HOOKS"); hooks != "" && cfg.Hooks == nil {
-		cfg.Hooks = strings.Split(hooks, ",")
+	if *forced != "" && cfg.Hooks == nil {
+		cfg.Hooks = strings.Split(*forced, ",")
 	}
 	tr, err := tracker.Open(t.Context(), cfg)
 	if err != nil {
