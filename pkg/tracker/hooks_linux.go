@@ -180,8 +180,8 @@ type kernel struct {
 	registersErr     error // why the registers of this architecture are not known
 }
 
-func readKernel() (k kernel, err error) {
-	spec, err := btf.LoadKernelSpec()
+func readKernel(types *btf.Cache) (k kernel, err error) {
+	spec, err := types.Kernel()
 	if err != nil {
 		return k, err
 	}
@@ -234,11 +234,12 @@ func attachHooks(cfg Config) (*hooks, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("%w: %w", errMemlock, err)
 	}
-	k, err := readKernel()
+	types := btf.NewCache() // reading the kernel's takes a while
+	k, err := readKernel(types)
 	if err != nil {
 		return nil, err
 	}
-	h, err := newHooks(cfg, k)
+	h, err := newHooks(cfg, k, types)
 	if err != nil {
 		return nil, err
 	}
@@ -255,7 +256,7 @@ func attachHooks(cfg Config) (*hooks, error) {
 }
 
 // newHooks creates the maps.
-func newHooks(cfg Config, k kernel) (*hooks, error) {
+func newHooks(cfg Config, k kernel, types *btf.Cache) (*hooks, error) {
 	spec, err := bpf.LoadTracker()
 	if err != nil {
 		return nil, err
@@ -269,7 +270,7 @@ func newHooks(cfg Config, k kernel) (*hooks, error) {
 		// and a machine with panic_on_warn ends there (check_map_prog_compatibility()).
 		spec.Maps[bpf.TrackerMapOwners].Flags &^= unix.BPF_F_NO_PREALLOC
 	}
-	h := &hooks{spec: spec, types: btf.NewCache(), covers: 1, variables: map[string]any{
+	h := &hooks{spec: spec, types: types, covers: 1, variables: map[string]any{
 		bpf.TrackerVarStatesMask:     uint32(words - 1),
 		bpf.TrackerVarTellStates:     cfg.States,
 		bpf.TrackerVarShutdownNumber: uint32(unix.SYS_SHUTDOWN),
