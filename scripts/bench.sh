@@ -140,7 +140,7 @@ export BENCH_COMMIT BENCH_ONLY=$only
 # In the background, so that a signal does not wait for its end.
 if [ -n "$kernel" ]; then
 	beside=/bin/101 # where the guest has its command
-	scripts/vmtest.sh -e "BENCH_COMMIT=$BENCH_COMMIT" -e "BENCH_ONLY=$only" -f "$dir/ours:$beside/ours" -f "$dir/churn:$beside/churn" \
+	scripts/vmtest.sh -M 2048 -e "BENCH_COMMIT=$BENCH_COMMIT" -e "BENCH_ONLY=$only" -f "$dir/ours:$beside/ours" -f "$dir/churn:$beside/churn" \
 		"$kernel" -- "$dir/bench" "$command" "${args[@]}" &
 else
 	unshare --net --mount "$dir/bench" "$command" "${args[@]}" &

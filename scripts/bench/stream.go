@@ -26,7 +26,8 @@ const (
 	cores       = 2 // that everything runs on
 	rounds      = 5
 	settle      = 500 * time.Millisecond // until an observer has caught up
-	startUp     = time.Second            // until it is attached
+	startUp     = time.Second            // from when it has attached its last program
+	patience    = 20 * time.Second       // until it has
 	idleFor     = 10 * time.Second
 	liveSockets = 100_000 // for the memory that one takes
 	liveSettle  = 3 * time.Second
@@ -241,7 +242,7 @@ func tryAll(all []*observer) error {
 		if err != nil {
 			return err
 		}
-		time.Sleep(startUp)
+		w.awaitPrograms()
 		if !w.running() {
 			o.absent = w.complaint()
 			w.out.Close()
@@ -278,6 +279,20 @@ func (o *observer) start() (*watch, error) {
 		return nil, err
 	}
 	return &watch{o, c, out}, nil
+}
+
+// awaitPrograms waits until the observer is ready: it has loaded no more BPF programs
+// for a while. It returns early if the observer ends.
+func (w *watch) awaitPrograms() {
+	n, since := 0, time.Now()
+	for end := since.Add(patience); w.running() && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if now := len(programRuns(w.pid())); now != n {
+			n, since = now, time.Now()
+		}
+		if n > 0 && time.Since(since) >= startUp {
+			return
+		}
+	}
 }
 
 // stop ends the observer and counts what it has printed.
@@ -409,7 +424,7 @@ func (o *observer) measure(duration time.Duration, load string) error {
 	if err != nil {
 		return err
 	}
-	time.Sleep(startUp)
+	w.awaitPrograms()
 	user, sys, err := cpuTime(w.pid())
 	if err != nil {
 		return err
@@ -533,7 +548,7 @@ func measureKernel(all []*observer, duration time.Duration, load string) (empty 
 		if err != nil {
 			return 0, err
 		}
-		time.Sleep(startUp)
+		w.awaitPrograms()
 		before := programRuns(w.pid())
 		l, err := churn(duration, load)
 		if err != nil {
