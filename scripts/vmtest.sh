@@ -338,18 +338,19 @@ launch() {
 
 # report NAME DIR STATUS prints what the tests of runs said.
 report() {
-	local file package ok=1
+	local i package ok=1
 	echo "--- $1 ($arch)"
 	if [ ! -e "$2/status" ]; then
 		tail -n 30 "$2/console.txt"
 		return 1
 	fi
 	sed -n 's/^  kernel  */kernel: /p; /^Source in use/,/^$/p' "$2/1.txt"
-	for file in "$2"/[2-9].txt; do
-		package=${runs[$(basename "$file" .txt) - 2]}
+	for ((i = 2; ; i++)); do # 1 is the doctor
+		[ -e "$2/$i.txt" ] || break
+		package=${runs[i - 2]}
 		[[ $1 != *lockdown* ]] || package=cmd/conntrace
 		echo "$package"
-		go tool test2json -t -p "$package" <"$file" |
+		go tool test2json -t -p "$package" <"$2/$i.txt" |
 			python3 "$repo/scripts/test-report.py" "Linux $1 $arch" "$skipped" || ok=''
 	done
 	grep -a '^vmtest:' "$2/console.txt" | tail -n 1

@@ -30,6 +30,9 @@ type Query struct {
 	// AllNamespaces asks for the sockets of every network namespace that has a
 	// process, instead of the caller's only.
 	AllNamespaces bool
+
+	// Strays asks for Snapshot.Strays. It is not for a query of one process.
+	Strays bool
 }
 
 // A Snapshot is the answer to a [Query].
@@ -43,6 +46,11 @@ type Snapshot struct {
 	// Namespaces are the network namespaces whose tables were read whole: a socket of
 	// theirs that is not among Conns does not exist. 0 is one whose number is unknown.
 	Namespaces []uint32
+
+	// Strays are the inodes of sockets that a process holds but that are not among
+	// Conns: of other kinds, or of namespaces that no process is in. nil: not asked for,
+	// or not known outside Linux.
+	Strays []uint64
 
 	// Hidden counts the processes whose descriptors the caller may not read.
 	// Their sockets are among Conns without an owner.

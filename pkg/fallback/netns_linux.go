@@ -18,15 +18,22 @@ const callerDir = "/proc/thread-self"
 
 // A Namespace is a network namespace.
 type Namespace struct {
-	dir     string // directory in procfs of a process, or thread, that is in it
-	inode   uint32 // what tells it from others; 0: unknown
-	foreign bool   // not the one that is read unless a query asks for all
-	enter   bool   // not the one that the caller is in
+	dir     string   // directory in procfs of a process, or thread, that is in it
+	others  []string // those of further processes
+	inode   uint32   // what tells it from others; 0: unknown
+	foreign bool     // not the one that is read unless a query asks for all
+	enter   bool     // not the one that the caller is in
 }
 
 // errMoved says that the process by which a namespace is known is in another one by
 // now.
 var errMoved = errors.New("its process has moved to another one")
+
+// left reports whether err, of reading a namespace, says that the process by which it
+// is known has left it, as nearly all do by ending.
+func left(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, errMoved)
+}
 
 // netnsOf returns the namespace that the process with the directory dir is in.
 func netnsOf(dir string) (Namespace, error) {
@@ -38,9 +45,9 @@ func netnsOf(dir string) (Namespace, error) {
 	return Namespace{dir: dir, inode: uint32(st.Ino)}, nil
 }
 
-// allNamespaces returns home and every other namespace that a process in root is
-// in. A warning in s says if some could not be looked at.
-func allNamespaces(root string, home Namespace, s *Snapshot) ([]Namespace, error) {
+// otherNamespaces returns every namespace but home that a process in root is in. A
+// warning in s says if some could not be looked at.
+func otherNamespaces(root string, home Namespace, s *Snapshot) ([]Namespace, error) {
 	proc, err := openProcFDs(root)
 	if err != nil {
 		return nil, err
@@ -50,25 +57,29 @@ func allNamespaces(root string, home Namespace, s *Snapshot) ([]Namespace, error
 	if err != nil {
 		return nil, err
 	}
-	all := []Namespace{home}
-	seen := map[uint32]bool{home.inode: true}
+	var others []Namespace
+	index := make(map[uint32]int) // of others, by inode
 	denied := 0
 	for _, pid := range pids {
 		ns, err := netnsOf(root + "/" + strconv.Itoa(int(pid)))
 		if errors.Is(err, fs.ErrPermission) {
 			denied++
 		}
-		if err != nil || seen[ns.inode] {
+		if err != nil || ns.inode == home.inode {
 			continue
 		}
-		seen[ns.inode] = true
+		if i, ok := index[ns.inode]; ok {
+			others[i].others = append(others[i].others, ns.dir)
+			continue
+		}
+		index[ns.inode] = len(others)
 		ns.foreign, ns.enter = true, true
-		all = append(all, ns)
+		others = append(others, ns)
 	}
 	if denied > 0 {
 		s.Warnings = append(s.Warnings, fmt.Errorf("network namespaces of %d processes: %w", denied, fs.ErrPermission))
 	}
-	return all, nil
+	return others, nil
 }
 
 // rootNamespace returns the namespace that the procfs at root has the view of: the

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -130,31 +131,80 @@ func TestCallersNamespace(t *testing.T) {
 }
 
 // A namespace that cannot be entered is a warning.
-func TestNamespaceGone(t *testing.T) {
+func TestNamespaceRefused(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Mkdir(dir+"/ns", 0o755))
+	for _, name := range []string{"/ns/net", "/net"} { // neither is what it ought to be
+		must(t, os.WriteFile(dir+name, nil, 0o644))
+	}
+	refused := Namespace{dir: dir, inode: netnsInode(t, dir), foreign: true, enter: true}
 	for _, src := range sources(t) {
-		tables := src.(*linuxSource).tables
-		gone := Namespace{dir: t.TempDir(), inode: 1, foreign: true, enter: true}
 		var s Snapshot
-		if err := tables.Read(context.Background(), gone, conn.KindTCP, &s); err == nil {
+		if err := src.(*linuxSource).tables.Read(context.Background(), refused, conn.KindTCP, &s); err == nil {
 			t.Errorf("%s: no error", src.Name())
 		}
-		all := &linuxSource{root: "/proc", tables: withHome{tables, gone}}
-		if err := all.readTables(context.Background(), Query{Kind: conn.KindTCP, AllNamespaces: true}, &s); err != nil {
+		if err := src.(*linuxSource).readOther(context.Background(), refused, conn.KindTCP, &s); err != nil {
 			t.Errorf("%s: %v", src.Name(), err)
 		}
-		if len(s.Warnings) == 0 {
-			t.Errorf("%s: no warning", src.Name())
+		if len(s.Warnings) != 1 || len(s.Conns) != 0 || len(s.Namespaces) != 0 {
+			t.Errorf("%s: warnings %v, %d rows, namespaces %d", src.Name(), s.Warnings, len(s.Conns), s.Namespaces)
 		}
 	}
 }
 
-// withHome is Tables with another home.
-type withHome struct {
-	Tables
-	ns Namespace
+// A namespace is read by way of any process that is in it. When the last one has gone,
+// so has the namespace, and that is no warning.
+func TestNamespaceLeft(t *testing.T) {
+	back := unshareNet(t)
+	kids := []child{startChild(t, "listen"), startChild(t, "listen")}
+	back()
+	inode := netnsInode(t, fmt.Sprintf("/proc/%d", kids[0].pid))
+	for _, src := range sources(t) {
+		var s Snapshot
+		others, err := otherNamespaces("/proc", src.(*linuxSource).tables.Home(), &s)
+		must(t, err)
+		i := slices.IndexFunc(others, func(ns Namespace) bool { return ns.inode == inode })
+		if i < 0 {
+			t.Fatalf("%s: namespace %d is not among %+v", src.Name(), inode, others)
+		}
+		read := func(ns Namespace) (s Snapshot) {
+			t.Helper()
+			must(t, src.(*linuxSource).readOther(context.Background(), ns, conn.KindTCP, &s))
+			return s
+		}
+		ns := others[i]
+		gone := t.TempDir() // as good as the directory of a process that has ended
+		elsewhere := callerDir
+		for _, first := range []string{ns.dir, gone, elsewhere} {
+			ns := ns
+			ns.dir, ns.others = first, append([]string{gone}, ns.others...)
+			if s := read(ns); len(s.Conns) != 2 || len(s.Warnings) != 0 || !slices.Equal(s.Namespaces, []uint32{inode}) {
+				t.Errorf("%s: by way of %s: %d rows, warnings %v, namespaces %d", src.Name(), first, len(s.Conns), s.Warnings, s.Namespaces)
+			}
+		}
+		ns.dir, ns.others = gone, []string{elsewhere}
+		if s := read(ns); len(s.Conns) != 0 || len(s.Warnings) != 0 || len(s.Namespaces) != 0 {
+			t.Errorf("%s: nobody is in it: %d rows, warnings %v, namespaces %d", src.Name(), len(s.Conns), s.Warnings, s.Namespaces)
+		}
+	}
 }
 
-func (w withHome) Home() Namespace { return w.ns }
+// What a process holds is a row or a stray.
+func TestStrays(t *testing.T) {
+	tcp, udp := listen(t, unix.AF_INET, [16]byte{}), socket(t, unix.AF_INET, unix.SOCK_DGRAM)
+	forSources(t, func(t *testing.T, src Source) {
+		s := snapshot(t, src, Query{Kind: conn.KindTCP, AllNamespaces: true, Strays: true})
+		oneWith(t, s, localAddr(t, tcp), conn.StatusListen)
+		inode := func(fd int) uint64 {
+			var st unix.Stat_t
+			must(t, unix.Fstat(fd, &st))
+			return st.Ino
+		}
+		if slices.Contains(s.Strays, inode(tcp)) || !slices.Contains(s.Strays, inode(udp)) {
+			t.Errorf("strays %d have %d, or lack %d", s.Strays, inode(tcp), inode(udp))
+		}
+	})
+}
 
 // Another root than /proc is seen from its process 1.
 func TestForeignRoot(t *testing.T) {

@@ -138,6 +138,18 @@ func (x *holderIndex) holders(s *holderSlot) (all []conn.Holder) {
 	return all
 }
 
+// strays returns the inodes of the sockets that no row has been made of. It is never
+// nil.
+func (x *holderIndex) strays() []uint64 {
+	inodes := []uint64{}
+	for i := range x.slots {
+		if s := &x.slots[i]; s.inode != 0 && s.row < 0 {
+			inodes = append(inodes, s.inode)
+		}
+	}
+	return inodes
+}
+
 // withoutDoubles drops every row that equals an earlier one in psutil's seven
 // fields and in its namespace, in place. Only those at suspects are compared. Most
 // are sockets without an owner, such as two listeners with SO_REUSEPORT.

@@ -155,6 +155,9 @@ func (s *linuxSource) read(ctx context.Context, q Query, m *scratch, atOnce bool
 	}
 	s.size.Store(int64(len(snap.Conns)))
 	snap.Conns = join(snap.Conns, &m.index, q)
+	if q.Strays {
+		snap.Strays = m.index.strays()
+	}
 	return snap, nil
 }
 
@@ -200,31 +203,60 @@ func (s *linuxSource) rememberStrangers(q Query, snap *Snapshot) {
 
 // readTables reads the tables of every namespace that q asks for.
 func (s *linuxSource) readTables(ctx context.Context, q Query, snap *Snapshot) error {
-	namespaces := []Namespace{s.tables.Home()}
-	if q.AllNamespaces {
-		var err error
-		if namespaces, err = allNamespaces(s.root, namespaces[0], snap); err != nil {
+	home := s.tables.Home()
+	if err := s.readNamespace(ctx, home, q.Kind, snap); err != nil || !q.AllNamespaces {
+		return err
+	}
+	others, err := otherNamespaces(s.root, home, snap)
+	if err != nil {
+		return err
+	}
+	for _, ns := range others {
+		if err := s.readOther(ctx, ns, q.Kind, snap); err != nil {
 			return err
 		}
 	}
-	for _, ns := range namespaces {
-		first, warnings := len(snap.Conns), len(snap.Warnings)
-		if err := s.tables.Read(ctx, ns, q.Kind, snap); err != nil {
-			if !ns.foreign || ctx.Err() != nil {
-				return err
-			}
-			snap.Conns = snap.Conns[:first]
+	return nil
+}
+
+// readOther reads the tables of a namespace that is not home. A warning says why, if
+// they cannot be read; it is none that nobody is in the namespace any more.
+func (s *linuxSource) readOther(ctx context.Context, ns Namespace, kinds conn.Kind, snap *Snapshot) error {
+	first := len(snap.Conns)
+	for {
+		err := s.readNamespace(ctx, ns, kinds, snap)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return err
+		}
+		snap.Conns = snap.Conns[:first]
+		if !left(err) {
 			snap.Warnings = append(snap.Warnings, fmt.Errorf("network namespace %d: %w", ns.inode, err))
+			return nil
 		}
-		if len(snap.Warnings) == warnings {
-			snap.Namespaces = append(snap.Namespaces, ns.inode)
+		if len(ns.others) == 0 {
+			return nil
 		}
-		if ns.inode != 0 {
-			for i := first; i < len(snap.Conns); i++ {
-				c := &snap.Conns[i]
-				c.NetNS = ns.inode
-				c.Known |= conn.KnownNetNS
-			}
+		ns.dir, ns.others = ns.others[0], ns.others[1:]
+	}
+}
+
+// readNamespace reads the tables of ns.
+func (s *linuxSource) readNamespace(ctx context.Context, ns Namespace, kinds conn.Kind, snap *Snapshot) error {
+	first, warnings := len(snap.Conns), len(snap.Warnings)
+	if err := s.tables.Read(ctx, ns, kinds, snap); err != nil {
+		return err
+	}
+	if len(snap.Warnings) == warnings {
+		snap.Namespaces = append(snap.Namespaces, ns.inode)
+	}
+	if ns.inode != 0 {
+		for i := first; i < len(snap.Conns); i++ {
+			c := &snap.Conns[i]
+			c.NetNS = ns.inode
+			c.Known |= conn.KnownNetNS
 		}
 	}
 	return nil

@@ -68,23 +68,39 @@ func untrue(t *testing.T, tr *tracker.Tracker) (wrong []verify.Difference) {
 	return wrong
 }
 
-// TestLosses: under load, with hardly any room for events, most of them are lost.
-// Each loss is told, what it left wrong is repaired by events that say so, and the
-// account adds up.
+// TestLosses: under load, with hardly any room for events, most of them are lost, the
+// ends of network namespaces among them. Each loss is told, what it left wrong is
+// repaired by events that say so, and the account adds up.
 func TestLosses(t *testing.T) {
 	tr := open(t, tracker.Config{RingBuffer: 1, AllNamespaces: true, Freshness: tracker.NeverRefresh})
 	s := subscribe(t, tr, tracker.Filter{NoSeed: true, Buffer: 1 << 20})
 	server, client := start(t, "server"), start(t, "client")
 	address := server.ask("127.0.0.1:0")
+	gone := make(map[uint32]bool) // namespaces
 	for range 4 {
 		start(t, "self").ask("127.0.0.1:0", 50) // that stay
-		client.ask(address, 500)
+		elsewhere, netns := startElsewhere(t, "self")
+		elsewhere.ask("127.0.0.1:0", 50)
+		gone[netns] = true
+		fmt.Fprintln(client.in, address, 500)
+		elsewhere.cmd.Process.Kill()
+		elsewhere.stop()
+		client.ask()
 	}
 
 	var wrong []verify.Difference
 	eventually(t, "a table that is true again", func() bool {
 		wrong = untrue(t, tr)
 		return len(wrong) == 0
+	})
+	eventually(t, "no rows of namespaces that are gone", func() bool {
+		rows, err := tr.Connections(conn.KindTCP)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return !slices.ContainsFunc(rows, func(c conn.Conn) bool {
+			return gone[c.NetNS] && c.Status != conn.StatusTimeWait // such are as fresh as the last scan
+		})
 	})
 	server.stop()
 	client.stop()

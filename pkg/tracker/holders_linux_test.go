@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/conntrace/conntrace/pkg/conn"
+	"github.com/conntrace/conntrace/pkg/fallback"
 	"github.com/conntrace/conntrace/pkg/tracker"
 )
 
@@ -69,18 +70,23 @@ func TestHolders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	local := addr(p.client.LocalAddr())
-	holder := func() int32 {
+	local, remote := addr(p.client.LocalAddr()), addr(p.client.RemoteAddr()) // the port may be another one's in TIME_WAIT
+	its := func(c conn.Conn) bool { return c.Laddr == local && c.Raddr == remote }
+	row := func() conn.Conn {
 		t.Helper()
 		rows, err := tr.Connections(conn.KindTCP4)
 		if err != nil {
 			t.Fatal(err)
 		}
-		i := slices.IndexFunc(rows, func(c conn.Conn) bool { return c.Laddr == local })
+		i := slices.IndexFunc(rows, its)
 		if i < 0 {
 			t.Fatal("the connection is not there")
 		}
-		return rows[i].PID
+		return rows[i]
+	}
+	holder := func() int32 {
+		t.Helper()
+		return row().PID
 	}
 	if pid := holder(); pid != int32(os.Getpid()) {
 		t.Fatalf("held by %d, want %d", pid, os.Getpid())
@@ -102,16 +108,17 @@ func TestHolders(t *testing.T) {
 		t.Errorf("after the grandchild's exit: held by %d, want %d", pid, heir.pid())
 	}
 	fmt.Fprintln(heir.in, "exec")
-	// What the kernel puts in its place in FIN_WAIT2 is as fresh as the last look: it is a
-	// row without a process, or none.
-	eventually(t, "a socket that nobody holds any more", func() bool {
-		rows, err := tr.Connections(conn.KindTCP4)
+	eventually(t, "a socket that nobody holds any more, half closed", func() bool {
+		snap, err := tracker.TakeSnapshot(t.Context(), tracker.SnapshotConfig{Query: fallback.Query{Kind: conn.KindTCP4}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		i := slices.IndexFunc(rows, func(c conn.Conn) bool { return c.Laddr == local })
-		return i < 0 || rows[i].Status == conn.StatusFinWait2 && rows[i].PID == 0 && rows[i].FD == -1
+		i := slices.IndexFunc(snap.Conns, its)
+		return i >= 0 && snap.Conns[i].Status == conn.StatusFinWait2 && snap.Conns[i].Inode == 0
 	})
+	if c := row(); c.Status != conn.StatusFinWait2 || c.PID != 0 || c.FD != -1 {
+		t.Errorf("after an exec: %+v", c)
+	}
 }
 
 // TestEndingStates: what a socket is on its way to an end is known without an event or a
@@ -119,14 +126,14 @@ func TestHolders(t *testing.T) {
 func TestEndingStates(t *testing.T) {
 	tr := open(t, tracker.Config{Freshness: tracker.NeverRefresh})
 	p := connect(t, "tcp4", "127.0.0.1:0")
-	row := func(local conn.Addr) conn.Conn {
+	row := func(local, remote conn.Addr) conn.Conn {
 		t.Helper()
 		rows, err := tr.Connections(conn.KindTCP4)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, c := range rows {
-			if c.Laddr == local && c.Status != conn.StatusListen {
+			if c.Laddr == local && c.Raddr == remote {
 				return c
 			}
 		}
@@ -137,9 +144,9 @@ func TestEndingStates(t *testing.T) {
 	p.client.CloseWrite()
 	read(t, p.server, 0)
 	eventually(t, "FIN_WAIT2 and CLOSE_WAIT", func() bool {
-		return row(client).Status == conn.StatusFinWait2 && row(server).Status == conn.StatusCloseWait
+		return row(client, server).Status == conn.StatusFinWait2 && row(server, client).Status == conn.StatusCloseWait
 	})
-	if c := row(client); c.PID != int32(os.Getpid()) || c.FD < 0 {
+	if c := row(client, server); c.PID != int32(os.Getpid()) || c.FD < 0 {
 		t.Errorf("shut down, but held: pid %d, fd %d", c.PID, c.FD)
 	}
 	p.client.Close()
@@ -150,9 +157,9 @@ func TestEndingStates(t *testing.T) {
 	for err := error(nil); err == nil; {
 		_, err = orphan.client.Write(make([]byte, 1<<20))
 	}
-	client = addr(orphan.client.LocalAddr())
+	client, server = addr(orphan.client.LocalAddr()), addr(orphan.server.LocalAddr())
 	orphan.client.Close()
-	if c := row(client); c.Status != conn.StatusFinWait1 || c.PID != 0 || c.FD != -1 || c.Process != nil || c.Inode != 0 {
+	if c := row(client, server); c.Status != conn.StatusFinWait1 || c.PID != 0 || c.FD != -1 || c.Process != nil || c.Inode != 0 {
 		t.Errorf("an orphan in %s has pid %d, fd %d, inode %d", c.Status, c.PID, c.FD, c.Inode)
 	}
 }

@@ -97,7 +97,7 @@ func openLive(ctx context.Context, cfg Config, h *hub) (backend, Info, error) {
 	if l.table.states, err = mapStates(hooks.shared.Maps[bpf.TrackerMapStates]); err != nil {
 		return nil, Info{}, errors.Join(err, ring.Close(), hooks.close())
 	}
-	if err := l.scan(ctx); err != nil {
+	if err := l.scan(ctx, false); err != nil {
 		return nil, Info{}, errors.Join(fmt.Errorf("read the sockets that exist: %w", err), l.table.states.close(), ring.Close(), hooks.close())
 	}
 	// Nobody was there yet to whom the sockets that exist would have been news.
@@ -271,7 +271,7 @@ func (l *live) needRepair() {
 
 // repairLoop scans whenever it is needed, and now and then.
 func (l *live) repairLoop(ctx context.Context) {
-	var tick <-chan time.Time
+	var tick, again <-chan time.Time
 	if l.cfg.Freshness >= 0 {
 		ticker := time.NewTicker(audit)
 		defer ticker.Stop()
@@ -283,21 +283,33 @@ func (l *live) repairLoop(ctx context.Context) {
 			return
 		case <-l.repair:
 		case <-tick:
+		case <-again:
 		}
-		if err := l.scan(ctx); err != nil && ctx.Err() == nil {
+		again = nil
+		if err := l.scan(ctx, true); err != nil && ctx.Err() == nil {
 			l.cfg.Logger.Error("cannot repair the table after a loss", "err", err)
+		} else if l.awaitsFarewell() {
+			again = time.After(farewell)
 		}
 	}
 }
 
-// scan reads the kernel's own tables and merges them into ours.
-func (l *live) scan(ctx context.Context) error {
-	l.scanMu.Lock()
-	defer l.scanMu.Unlock()
-	return l.scanLocked(ctx)
+// awaitsFarewell reports whether another scan shall confirm that namespaces are gone.
+func (l *live) awaitsFarewell() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.table.absent) > 0
 }
 
-func (l *live) scanLocked(ctx context.Context) error {
+// scan reads the kernel's own tables and merges them into ours. To repair is to look
+// for namespaces that are gone, too.
+func (l *live) scan(ctx context.Context, repair bool) error {
+	l.scanMu.Lock()
+	defer l.scanMu.Unlock()
+	return l.scanLocked(ctx, repair)
+}
+
+func (l *live) scanLocked(ctx context.Context, repair bool) error {
 	began := time.Now()
 	l.mu.Lock()
 	if l.closed {
@@ -310,7 +322,7 @@ func (l *live) scanLocked(ctx context.Context) error {
 
 	snap, err := TakeSnapshot(ctx, SnapshotConfig{
 		ProcFS: l.cfg.ProcFS,
-		Query:  fallback.Query{Kind: conn.KindTCP, Holders: true, AllNamespaces: true},
+		Query:  fallback.Query{Kind: conn.KindTCP, Holders: true, AllNamespaces: true, Strays: repair},
 	})
 
 	l.mu.Lock()
@@ -349,7 +361,7 @@ func (l *live) refresh(ctx context.Context) error {
 	if time.Since(l.lastScan) <= l.cfg.Freshness && !l.stale() {
 		return nil
 	}
-	return l.scanLocked(ctx)
+	return l.scanLocked(ctx, false)
 }
 
 // stale reports whether processes that hold sockets have forked, run another program

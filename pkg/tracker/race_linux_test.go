@@ -2,6 +2,7 @@ package tracker_test
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"testing"
@@ -47,19 +48,21 @@ func TestResetWhileAccepted(t *testing.T) {
 		}
 		return !slices.ContainsFunc(rows, func(r conn.Conn) bool { return r.Laddr.String() == address && r.Raddr.IsValid() })
 	})
-	open := make(map[uint64]bool)
+	open, taken := make(map[uint64]bool), make(map[uint64]bool)
 	for _, e := range closed.rest(tr) {
 		if e.Laddr.String() == address {
 			open[e.Cookie] = e.Type == conn.EventAccept && e.Status != conn.StatusClose
+			taken[e.Cookie] = taken[e.Cookie] || e.Type == conn.EventAccept
 		}
 	}
+	maps.DeleteFunc(taken, func(_ uint64, accepted bool) bool { return !accepted })
 	for cookie, left := range open {
 		if left {
 			t.Errorf("no close of the socket with cookie %d after its accept", cookie)
 		}
 	}
-	if len(open) < accepted {
-		t.Errorf("%d connections were told of, of %d", len(open), accepted)
+	if len(taken) != accepted || len(open) > n {
+		t.Errorf("%d connections were told of, %d as accepted, of %d that were", len(open), len(taken), accepted)
 	}
 	if st := tr.Stats(); st.Lost.Events() != 0 {
 		t.Errorf("account: %+v", st)

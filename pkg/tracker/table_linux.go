@@ -31,6 +31,9 @@ type table struct {
 	// What the last scan saw of sockets that come and go without events (isTransient).
 	transient []conn.Conn
 
+	// Namespaces that the last scan for strays took for gone, and since when. See absentNamespaces.
+	absent map[uint32]time.Time
+
 	// The inbound connections that were closed last of those that nobody had accepted,
 	// a ring. An accept may still come: see EVENT_ACCEPT.
 	unaccepted     [256]uint64
@@ -381,7 +384,7 @@ func (t *table) merge(snap *fallback.Snapshot, start uint64, at time.Time, repai
 	seen := make(map[uint64]bool, len(snap.Conns))
 	listeners := make(map[listener]bool)
 	var added []*socket
-	var gone []uint64
+	var vanished []uint64
 	t.transient = t.transient[:0]
 	for _, c := range snap.Conns {
 		if c.Status == conn.StatusListen {
@@ -417,19 +420,70 @@ func (t *table) merge(snap *fallback.Snapshot, start uint64, at time.Time, repai
 			repaired(&e)
 		}
 	}
+	whole := t.absentNamespaces(snap, start, at) // with no socket at all
+	for _, netns := range snap.Namespaces {
+		whole[netns] = true
+	}
 	for cookie, s := range t.sockets {
-		if !seen[cookie] && s.changed <= start && slices.Contains(snap.Namespaces, s.row.NetNS) {
+		if !seen[cookie] && s.changed <= start && whole[s.row.NetNS] {
 			s.fill(&e, conn.EventClose, at)
 			e.Conn.Status = conn.StatusClose
 			e.Reconciled = true
 			repaired(&e)
-			gone = append(gone, cookie)
+			vanished = append(vanished, cookie)
 		}
 	}
-	for _, cookie := range gone {
+	for _, cookie := range vanished {
 		t.remove(cookie)
 	}
 	t.holders.merge(snap, start)
+}
+
+// farewell is how long a network namespace must have been taken for gone before its
+// sockets are: while the kernel takes it apart, it tells of their ends.
+const farewell = time.Second
+
+// absentNamespaces returns the namespaces whose sockets must all be gone although no
+// scan can say so, as it reads only the namespaces that it finds: no process is in them,
+// and nobody holds a socket of theirs, for as long as farewell. It is needed where
+// events were lost, and knows none unless snap was asked for strays.
+func (t *table) absentNamespaces(snap *fallback.Snapshot, start uint64, at time.Time) (gone map[uint32]bool) {
+	gone = make(map[uint32]bool)
+	if snap.Strays == nil || snap.Hidden > 0 {
+		return gone
+	}
+	exist := make(map[uint32]bool)
+	for _, netns := range snap.Namespaces {
+		exist[netns] = true
+	}
+	held := make(map[uint64]bool, len(snap.Strays))
+	for _, inode := range snap.Strays {
+		held[inode] = true
+	}
+	before := t.absent
+	t.absent = make(map[uint32]time.Time)
+	for _, s := range t.sockets {
+		netns := s.row.NetNS
+		if exist[netns] {
+			continue
+		}
+		if held[s.row.Inode] || s.changed > start {
+			exist[netns] = true
+			delete(t.absent, netns)
+			delete(gone, netns)
+			continue
+		}
+		since, ok := before[netns]
+		if !ok {
+			since = at
+		}
+		if at.Sub(since) >= farewell {
+			gone[netns] = true
+		} else {
+			t.absent[netns] = since
+		}
+	}
+	return gone
 }
 
 // isTransient reports whether c comes and goes without events: a request that is not
