@@ -98,14 +98,7 @@ int inet_csk_accept_return(void *regs)
 	return 0;
 }
 
-SEC("tracepoint/syscalls/sys_exit_accept4")
-int sys_exit_accept4(struct trace_event_raw_sys_exit *ctx)
-{
-	accept_fd(ctx->ret);
-	return 0;
-}
-
-SEC("tracepoint/syscalls/sys_exit_accept")
+SEC("tracepoint/syscalls/sys_exit_accept") /* and accept4 */
 int sys_exit_accept(struct trace_event_raw_sys_exit *ctx)
 {
 	accept_fd(ctx->ret);

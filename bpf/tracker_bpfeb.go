@@ -138,7 +138,6 @@ const (
 	TrackerProgSockCreate               = "sock_create"
 	TrackerProgSockOps                  = "sock_ops"
 	TrackerProgSysExitAccept            = "sys_exit_accept"
-	TrackerProgSysExitAccept4           = "sys_exit_accept4"
 	TrackerProgSysExitConnect           = "sys_exit_connect"
 	TrackerVarAccounts                  = "accounts"
 	TrackerVarCloseEventBtf             = "close_event_btf"
@@ -219,7 +218,6 @@ type TrackerProgramSpecs struct {
 	SockCreate               *ebpf.ProgramSpec `ebpf:"sock_create"`
 	SockOps                  *ebpf.ProgramSpec `ebpf:"sock_ops"`
 	SysExitAccept            *ebpf.ProgramSpec `ebpf:"sys_exit_accept"`
-	SysExitAccept4           *ebpf.ProgramSpec `ebpf:"sys_exit_accept4"`
 	SysExitConnect           *ebpf.ProgramSpec `ebpf:"sys_exit_connect"`
 }
 
@@ -334,7 +332,6 @@ type TrackerPrograms struct {
 	SockCreate               *ebpf.Program `ebpf:"sock_create"`
 	SockOps                  *ebpf.Program `ebpf:"sock_ops"`
 	SysExitAccept            *ebpf.Program `ebpf:"sys_exit_accept"`
-	SysExitAccept4           *ebpf.Program `ebpf:"sys_exit_accept4"`
 	SysExitConnect           *ebpf.Program `ebpf:"sys_exit_connect"`
 }
 
@@ -357,7 +354,6 @@ func (p *TrackerPrograms) Close() error {
 		p.SockCreate,
 		p.SockOps,
 		p.SysExitAccept,
-		p.SysExitAccept4,
 		p.SysExitConnect,
 	)
 }

@@ -31,7 +31,7 @@ nothing is masked. Think before you send that.
 
 Exit status: 0 done; 1 failed; 2 wrong use; 4 permission denied.`,
 		Example: `  conntrace record freebsd-15
-  sudo conntrace record --all /tmp/everything`,
+  sudo conntrace record --all everything`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return usageErrorf("which folder? record takes one argument")

@@ -3,7 +3,6 @@ package fallback
 import (
 	"context"
 	"errors"
-	"runtime"
 	"time"
 
 	"github.com/conntrace/conntrace/pkg/conn"
@@ -64,105 +63,6 @@ type PollerStats struct {
 	Hidden     int    // processes whose descriptors may not be read, when last all were looked through
 	Sockets    int    // that there are now, listeners included
 	ShortLived uint64 // connections of which only the end was seen
-}
-
-// An observer is what a [Poller] looks through: at a source, on behalf of one
-// poller.
-type observer interface {
-	// look calls row with every TCP socket that exists, which row does not keep. A
-	// socket that the kernel has reduced to its place in TIME_WAIT has that status,
-	// whatever state it shows to others.
-	look(ctx context.Context, row func(c *conn.Conn)) (warnings []error, err error)
-
-	// identify finds the process of those sockets that have an inode and no PID, and
-	// the direction where the kernel knows it. It returns how many processes may not be
-	// looked into; -1 if not all were looked at.
-	identify(ctx context.Context, sockets []*polled, listeners listeners) (hidden int, err error)
-
-	// holds reports whether the descriptor is still of the socket.
-	holds(c *conn.Conn) bool
-
-	// count reads the kernel's counters; false if there are none.
-	count() (counters, bool)
-
-	// ephemeral returns the ports that those who connect are given.
-	ephemeral() portRange
-
-	// tellsCloses reports whether the kernel tells of sockets that it destroys.
-	tellsCloses() bool
-
-	// wait waits until the time, until the kernel has told of a socket, or until ctx
-	// ends, whatever is first.
-	wait(ctx context.Context, until time.Time)
-
-	// closes calls f with every socket that the kernel has destroyed since the last
-	// call, and returns how many more there were that it lost.
-	closes(f func(d *destroyed)) (lost uint64, err error)
-
-	close() error
-}
-
-// An observable is a source that has an observer of its own, one that tells more and
-// costs less than comparing snapshots.
-type observable interface {
-	observe(q Query) (observer, error)
-}
-
-// counters are the kernel's account of TCP in a network namespace.
-type counters struct {
-	active      uint64 // connections that were begun here (ActiveOpens)
-	passive     uint64 // connections that were begun by others (PassiveOpens)
-	established uint64 // sockets in ESTABLISHED or CLOSE_WAIT now (CurrEstab)
-	inUse       uint64 // sockets there are now, listeners included (sockstat)
-}
-
-// A polled is a socket in a poller's memory. Its Conn keeps the last owner that
-// was known.
-type polled struct {
-	conn.Conn
-	inode     uint64 // as the table has it: 0 once the socket is an orphan
-	look      uint32 // that saw it last
-	phase     phase
-	direction conn.Direction
-	announced bool  // an event has told that it exists
-	over      bool  // an event has told of its end
-	removed   bool  // from the poller's memory
-	touched   bool  // is in poller.touched
-	unsettled bool  // something is to come that no counter shows
-	counted   bool  // in poller.opened
-	tries     uint8 // of finding its process
-	missing   uint8 // looks that did not see it
-}
-
-// A phase is a part of a socket's life, as far as events go.
-type phase uint8
-
-const (
-	listening phase = iota
-	opening         // not a connection yet
-	connected       // established or closing
-	ended
-)
-
-// ownerTries is how often the process of a socket is searched for: it may be on its
-// way to another.
-const ownerTries = 2
-
-// A socketKey tells a socket from others that exist at the same moment: by its
-// cookie, or where that is unknown by its addresses.
-type socketKey struct {
-	where        uint64 // network namespace and family
-	id           uint64 // cookie; or the inode of a listener, as SO_REUSEPORT lets many have an address
-	ports        uint64
-	laddr, raddr [16]byte
-}
-
-// A destroyed is a socket that the kernel has destroyed.
-type destroyed struct {
-	conn.Conn
-	established bool           // it was a connection, not an attempt
-	direction   conn.Direction // who opened it, as far as the kernel knows
-	close       func(conn.Direction) *conn.Close
 }
 
 // NewPoller returns a poller of the TCP sockets that q asks src for; q must ask
@@ -362,30 +262,6 @@ func (p *Poller) touch(s *polled) {
 	}
 }
 
-// same reports whether c, which has the key of s, can be the same socket. The inode
-// of one changes from and to 0 as it is accepted and as it is orphaned.
-func (s *polled) same(c *conn.Conn) bool {
-	if s.Known.Has(conn.KnownCookie) {
-		return true // it is the key
-	}
-	if s.phase == ended && phaseOf(c.Status) != ended {
-		return false
-	}
-	return s.inode == c.Inode || s.inode == 0 || c.Inode == 0
-}
-
-// update takes over what c says of s. What was known of its owner stays if c knows
-// none: an orphan has no inode.
-func (s *polled) update(c *conn.Conn) {
-	s.inode = c.Inode
-	s.phase = phaseOf(c.Status)
-	if s.Inode != 0 && c.Inode == 0 || s.PID != 0 && c.PID == 0 {
-		s.Status = c.Status
-		return
-	}
-	s.Conn = *c
-}
-
 // identify has the observer tell whose the new sockets are, and says who opened
 // them.
 func (p *Poller) identify(ctx context.Context) error {
@@ -415,16 +291,6 @@ func (p *Poller) identify(ctx context.Context) error {
 		}
 	}
 	return err
-}
-
-// wantsOwner reports whether the process of s is still to be found.
-func (s *polled) wantsOwner() bool {
-	return s.inode != 0 && s.PID == 0 && s.tries < ownerTries && s.phase != ended
-}
-
-// accepted reports whether s is a connection that a process has got.
-func (s *polled) accepted() bool {
-	return s.phase == connected && (s.Inode != 0 || !s.Known.Has(conn.KnownInode))
 }
 
 // compare makes the events of the sockets that this look has touched, and of those
@@ -638,87 +504,4 @@ func (p *Poller) account(before counters) {
 		return
 	}
 	p.stats.Missed = max(0, int64(now.active+now.passive-p.base-p.opened))
-}
-
-func phaseOf(status conn.Status) phase {
-	switch status {
-	case conn.StatusListen:
-		return listening
-	case conn.StatusSynSent, conn.StatusSynRecv:
-		return opening
-	case conn.StatusTimeWait, conn.StatusClose, conn.StatusDeleteTCB:
-		return ended
-	}
-	return connected
-}
-
-func keyOf(c *conn.Conn) socketKey {
-	if c.Known.Has(conn.KnownCookie) {
-		return socketKey{where: whereOf(c), id: c.Cookie}
-	}
-	key := tupleOf(c)
-	if c.Status == conn.StatusListen {
-		key.id = c.Inode
-	}
-	return key
-}
-
-// tupleOf returns the key of a socket with the addresses of c.
-func tupleOf(c *conn.Conn) socketKey {
-	return socketKey{
-		where: whereOf(c), ports: uint64(c.Laddr.Port())<<16 | uint64(c.Raddr.Port()),
-		laddr: bytesOf(c.Laddr), raddr: bytesOf(c.Raddr),
-	}
-}
-
-func whereOf(c *conn.Conn) uint64 { return uint64(c.NetNS)<<16 | uint64(c.Family) }
-
-func bytesOf(a conn.Addr) (ip [16]byte) {
-	if addr := a.IP(); addr.IsValid() {
-		ip = addr.As16()
-	}
-	return ip
-}
-
-// A snapshotObserver observes any source by taking snapshots, which name the
-// processes as well.
-type snapshotObserver struct {
-	src    Source
-	query  Query
-	hidden int // processes in the last snapshot
-}
-
-func (o *snapshotObserver) look(ctx context.Context, row func(c *conn.Conn)) ([]error, error) {
-	snap, err := o.src.Snapshot(ctx, o.query)
-	if err != nil {
-		return nil, err
-	}
-	for i := range snap.Conns {
-		row(&snap.Conns[i])
-	}
-	o.hidden = snap.Hidden
-	return snap.Warnings, nil
-}
-
-func (o *snapshotObserver) identify(context.Context, []*polled, listeners) (hidden int, err error) {
-	return o.hidden, nil
-}
-
-func (o *snapshotObserver) holds(*conn.Conn) bool                            { return false }
-func (o *snapshotObserver) count() (counters, bool)                          { return counters{}, false }
-func (o *snapshotObserver) ephemeral() portRange                             { return ephemeralPorts(runtime.GOOS) }
-func (o *snapshotObserver) tellsCloses() bool                                { return false }
-func (o *snapshotObserver) closes(func(*destroyed)) (lost uint64, err error) { return 0, nil }
-func (o *snapshotObserver) close() error                                     { return nil }
-
-func (o *snapshotObserver) wait(ctx context.Context, until time.Time) { sleep(ctx, until) }
-
-// sleep waits until the time, or until ctx ends.
-func sleep(ctx context.Context, until time.Time) {
-	timer := time.NewTimer(time.Until(until))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
 }

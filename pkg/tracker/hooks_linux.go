@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -28,7 +29,7 @@ type hooks struct {
 	variables map[string]any // to set before programs are loaded
 	types     *btf.Cache
 	shared    *ebpf.Collection   // the maps, without programs
-	loaded    []*ebpf.Collection // the programs, one for each tier
+	loaded    []*ebpf.Collection // the programs, each in its own
 	counted   []*ebpf.Program    // those at which the kernel may skip an event: all but covers (bpf/maps.h)
 	covers    int                // how many of them there are to be
 	closers   []func() error
@@ -76,7 +77,7 @@ func purposes(k kernel) []purpose {
 		limits: []string{fdLimit, waitingLimit},
 	}, tier{
 		name:     "syscall",
-		programs: []string{bpf.TrackerProgSysExitAccept4, bpf.TrackerProgSysExitAccept},
+		programs: []string{bpf.TrackerProgSysExitAccept},
 	}
 	switch {
 	case k.acceptErr != nil:
@@ -275,6 +276,7 @@ func newHooks(cfg Config, k kernel, types *btf.Cache) (*hooks, error) {
 		bpf.TrackerVarTellStates:     cfg.States,
 		bpf.TrackerVarShutdownNumber: uint32(unix.SYS_SHUTDOWN),
 		bpf.TrackerVarCookieHelper:   k.cookieHelper,
+		bpf.TrackerVarConnectBy:      uint32(bpf.TrackerConnectTierCONNECT_UNSEEN),
 	}}
 	if k.preemptible {
 		h.covers = 3
@@ -283,22 +285,30 @@ func newHooks(cfg Config, k kernel, types *btf.Cache) (*hooks, error) {
 	if size := registersSize[runtime.GOARCH]; size != 0 {
 		h.variables[bpf.TrackerVarStackSize] = max(size, uint32(os.Getpagesize()))
 	}
-	h.shared, err = h.load(nil)
+	if err := h.setVariables(); err != nil {
+		return nil, err
+	}
+	h.shared, err = h.load()
 	return h, err
 }
 
+// setVariables sets the constants of programs that are loaded from now on.
+func (h *hooks) setVariables() error {
+	for name, value := range h.variables {
+		if err := h.spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
 // load loads programs. All have the same maps, but their own constants.
-func (h *hooks) load(programs []string) (*ebpf.Collection, error) {
+func (h *hooks) load(programs ...string) (*ebpf.Collection, error) {
 	const constants = ".rodata"
 	spec := *h.spec
 	spec.Programs = make(map[string]*ebpf.ProgramSpec, len(programs))
 	for _, name := range programs {
 		spec.Programs[name] = h.spec.Programs[name]
-	}
-	for name, value := range h.variables {
-		if err := spec.Variables[name].Set(value); err != nil {
-			return nil, fmt.Errorf("set %s: %w", name, err)
-		}
 	}
 	options := ebpf.CollectionOptions{Cache: h.types}
 	if h.shared != nil {
@@ -306,6 +316,27 @@ func (h *hooks) load(programs []string) (*ebpf.Collection, error) {
 		delete(options.MapReplacements, constants)
 	}
 	return ebpf.NewCollectionWithOptions(&spec, options)
+}
+
+// loadEach loads programs at once, each apart from the others: the kernel takes a while
+// to verify one. The result has no nil if there is no error.
+func (h *hooks) loadEach(programs []string) ([]*ebpf.Collection, error) {
+	loaded, errs := make([]*ebpf.Collection, len(programs)), make([]error, len(programs))
+	var wg sync.WaitGroup
+	for i, name := range programs {
+		wg.Go(func() { loaded[i], errs[i] = h.load(name) })
+	}
+	wg.Wait()
+	i := slices.IndexFunc(errs, func(err error) bool { return err != nil })
+	if i < 0 {
+		return loaded, nil
+	}
+	for _, c := range loaded {
+		if c != nil {
+			c.Close()
+		}
+	}
+	return nil, errs[i]
 }
 
 // attachPurpose attaches the first tier of p that is not refused, and returns its
@@ -326,7 +357,7 @@ func (h *hooks) attachPurpose(p purpose, forced []string) (string, error) {
 		}
 		what := p.name
 		if len(t.programs) > 0 {
-			what = attachPoints[t.programs[0]]
+			what = attachPoints[t.programs[0]][0]
 		} else if t.name != "" {
 			what += " by " + t.name
 		}
@@ -369,76 +400,66 @@ func (h *hooks) attachTier(purpose string, t tier) (err error) {
 		}
 	}
 	maps.Copy(h.variables, t.variables)
-	if err := h.loadAndAttach(purpose, t.programs, true); err != nil {
+	if err := h.setVariables(); err != nil {
 		return err
 	}
-	if t.cover == "" {
-		return nil
+	programs := t.programs
+	if t.cover != "" {
+		programs = slices.Concat(programs, slices.Repeat([]string{t.cover}, h.covers))
 	}
-	for range h.covers {
-		if err := h.loadAndAttach(purpose, []string{t.cover}, false); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// loadAndAttach has the misses of the programs counted, or not.
-func (h *hooks) loadAndAttach(purpose string, names []string, counted bool) error {
-	c, err := h.load(names)
+	loaded, err := h.loadEach(programs)
 	if err != nil {
 		return err
 	}
-	h.loaded = append(h.loaded, c)
-	for _, name := range names {
-		if err := h.attach(purpose, name, c.Programs[name]); err != nil {
+	h.loaded = append(h.loaded, loaded...)
+	for i, name := range programs {
+		program := loaded[i].Programs[name]
+		if err := h.attach(purpose, name, program); err != nil {
 			return err
 		}
-		if counted {
-			h.counted = append(h.counted, c.Programs[name])
+		if name != t.cover {
+			h.counted = append(h.counted, program)
 		}
 	}
 	return nil
 }
 
-// attachPoints has the attach point of each program, in libbpf's notation.
-var attachPoints = map[string]string{
-	bpf.TrackerProgInetSockSetState:         "tp_btf/inet_sock_set_state",
-	bpf.TrackerProgInetSockSetStateCover:    "tp_btf/inet_sock_set_state",
-	bpf.TrackerProgInetSockSetStateRaw:      "raw_tp/inet_sock_set_state",
-	bpf.TrackerProgInetSockSetStateRawCover: "raw_tp/inet_sock_set_state",
-	bpf.TrackerProgInetSockSetStateEvent:    "tracepoint/sock/inet_sock_set_state",
-	bpf.TrackerProgSockCreate:               "cgroup/sock_create",
-	bpf.TrackerProgSockOps:                  "sockops",
-	bpf.TrackerProgInetCskAccept2:           "fexit/inet_csk_accept",
-	bpf.TrackerProgInetCskAccept4:           "fexit/inet_csk_accept",
-	bpf.TrackerProgInetCskAcceptReturn:      "kretprobe/inet_csk_accept",
-	bpf.TrackerProgSysExitAccept4:           "tracepoint/syscalls/sys_exit_accept4",
-	bpf.TrackerProgSysExitAccept:            "tracepoint/syscalls/sys_exit_accept",
-	bpf.TrackerProgIoUringComplete:          "tp_btf/io_uring_complete",
-	bpf.TrackerProgIoUringCompleteResult:    "tp_btf/io_uring_complete",
-	bpf.TrackerProgInetStreamConnect:        "fexit/__inet_stream_connect",
-	bpf.TrackerProgSysExitConnect:           "tracepoint/syscalls/sys_exit_connect",
-	bpf.TrackerProgSchedProcessFork:         "tp_btf/sched_process_fork",
-	bpf.TrackerProgSchedProcessExec:         "tp_btf/sched_process_exec",
-	bpf.TrackerProgSchedProcessExit:         "tp_btf/sched_process_exit",
+// attachPoints has the attach points of each program, in libbpf's notation.
+var attachPoints = map[string][]string{
+	bpf.TrackerProgInetSockSetState:         {"tp_btf/inet_sock_set_state"},
+	bpf.TrackerProgInetSockSetStateCover:    {"tp_btf/inet_sock_set_state"},
+	bpf.TrackerProgInetSockSetStateRaw:      {"raw_tp/inet_sock_set_state"},
+	bpf.TrackerProgInetSockSetStateRawCover: {"raw_tp/inet_sock_set_state"},
+	bpf.TrackerProgInetSockSetStateEvent:    {"tracepoint/sock/inet_sock_set_state"},
+	bpf.TrackerProgSockCreate:               {"cgroup/sock_create"},
+	bpf.TrackerProgSockOps:                  {"sockops"},
+	bpf.TrackerProgInetCskAccept2:           {"fexit/inet_csk_accept"},
+	bpf.TrackerProgInetCskAccept4:           {"fexit/inet_csk_accept"},
+	bpf.TrackerProgInetCskAcceptReturn:      {"kretprobe/inet_csk_accept"},
+	bpf.TrackerProgSysExitAccept:            {"tracepoint/syscalls/sys_exit_accept4", "tracepoint/syscalls/sys_exit_accept"},
+	bpf.TrackerProgIoUringComplete:          {"tp_btf/io_uring_complete"},
+	bpf.TrackerProgIoUringCompleteResult:    {"tp_btf/io_uring_complete"},
+	bpf.TrackerProgInetStreamConnect:        {"fexit/__inet_stream_connect"},
+	bpf.TrackerProgSysExitConnect:           {"tracepoint/syscalls/sys_exit_connect"},
+	bpf.TrackerProgSchedProcessFork:         {"tp_btf/sched_process_fork"},
+	bpf.TrackerProgSchedProcessExec:         {"tp_btf/sched_process_exec"},
+	bpf.TrackerProgSchedProcessExit:         {"tp_btf/sched_process_exit"},
 }
 
+// attach attaches a program at each of its points.
 func (h *hooks) attach(purpose, name string, program *ebpf.Program) error {
-	where := attachPoints[name]
-	closer, err := attachProgram(where, program)
-	if err != nil {
-		return fmt.Errorf("attach %s: %w", where, err)
-	}
-	h.closers = append(h.closers, closer)
-
-	hook := Hook{Purpose: purpose, Attach: where}
+	var id ebpf.ProgramID
 	if info, err := program.Info(); err == nil {
-		if id, ok := info.ID(); ok {
-			hook.Program = uint32(id)
-		}
+		id, _ = info.ID()
 	}
-	h.info = append(h.info, hook)
+	for _, where := range attachPoints[name] {
+		closer, err := attachProgram(where, program)
+		if err != nil {
+			return fmt.Errorf("attach %s: %w", where, err)
+		}
+		h.closers = append(h.closers, closer)
+		h.info = append(h.info, Hook{Purpose: purpose, Attach: where, Program: uint32(id)})
+	}
 	return nil
 }
 
