@@ -235,12 +235,7 @@ func attachHooks(cfg Config) (*hooks, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("%w: %w", errMemlock, err)
 	}
-	types := btf.NewCache() // reading the kernel's takes a while
-	k, err := readKernel(types)
-	if err != nil {
-		return nil, err
-	}
-	h, err := newHooks(cfg, k, types)
+	h, k, err := newHooks(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -256,14 +251,27 @@ func attachHooks(cfg Config) (*hooks, error) {
 	return h, nil
 }
 
-// newHooks creates the maps.
-func newHooks(cfg Config, k kernel, types *btf.Cache) (*hooks, error) {
+// newHooks creates the maps, and reads what the kernel says of itself meanwhile: both
+// take a while.
+func newHooks(cfg Config) (h *hooks, k kernel, err error) {
+	types := btf.NewCache()
+	var kernelErr error
+	var wg sync.WaitGroup
+	wg.Go(func() { k, kernelErr = readKernel(types) })
 	spec, err := bpf.LoadTracker()
-	if err != nil {
-		return nil, err
+	var events *ebpf.Map
+	if err == nil {
+		spec.Maps[bpf.TrackerMapEvents].MaxEntries = uint32(cfg.RingBuffer)
+		events, err = ebpf.NewMap(spec.Maps[bpf.TrackerMapEvents])
 	}
+	wg.Wait()
+	if err = errors.Join(err, kernelErr); err != nil {
+		events.Close()
+		return nil, k, err
+	}
+	defer events.Close() // the collection has its own descriptor
+
 	words := 1 << bits.Len(uint(cfg.MaxConnections-1))
-	spec.Maps[bpf.TrackerMapEvents].MaxEntries = uint32(cfg.RingBuffer)
 	spec.Maps[bpf.TrackerMapOwners].MaxEntries = uint32(cfg.MaxConnections)
 	spec.Maps[bpf.TrackerMapStates].MaxEntries = uint32(words)
 	if !k.allocator {
@@ -271,7 +279,7 @@ func newHooks(cfg Config, k kernel, types *btf.Cache) (*hooks, error) {
 		// and a machine with panic_on_warn ends there (check_map_prog_compatibility()).
 		spec.Maps[bpf.TrackerMapOwners].Flags &^= unix.BPF_F_NO_PREALLOC
 	}
-	h := &hooks{spec: spec, types: types, covers: 1, variables: map[string]any{
+	h = &hooks{spec: spec, types: types, covers: 1, variables: map[string]any{
 		bpf.TrackerVarStatesMask:     uint32(words - 1),
 		bpf.TrackerVarTellStates:     cfg.States,
 		bpf.TrackerVarShutdownNumber: uint32(unix.SYS_SHUTDOWN),
@@ -286,10 +294,10 @@ func newHooks(cfg Config, k kernel, types *btf.Cache) (*hooks, error) {
 		h.variables[bpf.TrackerVarStackSize] = max(size, uint32(os.Getpagesize()))
 	}
 	if err := h.setVariables(); err != nil {
-		return nil, err
+		return nil, k, err
 	}
-	h.shared, err = h.load()
-	return h, err
+	h.shared, err = h.load(map[string]*ebpf.Map{bpf.TrackerMapEvents: events})
+	return h, k, err
 }
 
 // setVariables sets the constants of programs that are loaded from now on.
@@ -302,29 +310,26 @@ func (h *hooks) setVariables() error {
 	return nil
 }
 
-// load loads programs. All have the same maps, but their own constants.
-func (h *hooks) load(programs ...string) (*ebpf.Collection, error) {
-	const constants = ".rodata"
+// load loads programs that use the shared maps.
+func (h *hooks) load(shared map[string]*ebpf.Map, programs ...string) (*ebpf.Collection, error) {
 	spec := *h.spec
 	spec.Programs = make(map[string]*ebpf.ProgramSpec, len(programs))
 	for _, name := range programs {
 		spec.Programs[name] = h.spec.Programs[name]
 	}
-	options := ebpf.CollectionOptions{Cache: h.types}
-	if h.shared != nil {
-		options.MapReplacements = maps.Clone(h.shared.Maps)
-		delete(options.MapReplacements, constants)
-	}
-	return ebpf.NewCollectionWithOptions(&spec, options)
+	return ebpf.NewCollectionWithOptions(&spec, ebpf.CollectionOptions{Cache: h.types, MapReplacements: shared})
 }
 
 // loadEach loads programs at once, each apart from the others: the kernel takes a while
-// to verify one. The result has no nil if there is no error.
+// to verify one. All have the same maps, but their own constants. The result has no nil
+// if there is no error.
 func (h *hooks) loadEach(programs []string) ([]*ebpf.Collection, error) {
+	shared := maps.Clone(h.shared.Maps)
+	delete(shared, ".rodata")
 	loaded, errs := make([]*ebpf.Collection, len(programs)), make([]error, len(programs))
 	var wg sync.WaitGroup
 	for i, name := range programs {
-		wg.Go(func() { loaded[i], errs[i] = h.load(name) })
+		wg.Go(func() { loaded[i], errs[i] = h.load(shared, name) })
 	}
 	wg.Wait()
 	i := slices.IndexFunc(errs, func(err error) bool { return err != nil })

@@ -23,7 +23,7 @@ type observer struct {
 	name    string
 	command []string
 	read    func(io.Reader) (counts, error) // counts the load generator's events in what it printed
-	expect  func(turns.Load) counts         // how many there should be, of the types that are compared
+	expect  func(turns.Load) counts         // how many there should be, of the types that are compared; nil: it sees nothing
 	absent  string                          // why it takes no part
 
 	// At rest.
@@ -60,6 +60,7 @@ func observers() []*observer {
 	all := []*observer{
 		{name: "conntrace library", command: []string{program("ours"), "stream"}, read: readStream, expect: everyEvent},
 		{name: "`conntrace -o json` to a file", command: []string{program("conntrace"), "-o", "json"}, read: readJSON, expect: everyEvent},
+		{name: "empty programs at our hooks", command: []string{program("ours"), "empty"}, read: readNothing},
 		{name: "tcplife", command: []string{"tcplife"}, read: readRows("", "row"), expect: everyEnd},
 		{name: "tcpstates", command: []string{"tcpstates"}, read: readRows("-> CLOSE ", "row"), expect: everyEndAndListener},
 	}
@@ -103,6 +104,11 @@ func everyEnd(l turns.Load) counts { return counts{"row": l.Connects + l.Accepts
 
 func everyEndAndListener(l turns.Load) counts {
 	return counts{"row": l.Connects + l.Accepts + uint64(pairs())}
+}
+
+// seeing returns those of the observers that see anything.
+func seeing(all []*observer) []*observer {
+	return slices.DeleteFunc(slices.Clone(all), func(o *observer) bool { return o.expect == nil })
 }
 
 // A watch is a run of an observer.
@@ -181,6 +187,9 @@ func (w *watch) ownWords(seen counts) string {
 		return fmt.Sprintf("%q", last)
 	}
 }
+
+// readNothing reads what an observer prints that sees nothing.
+func readNothing(io.Reader) (counts, error) { return nil, nil }
 
 // readStream reads the counts that `ours stream` printed.
 func readStream(r io.Reader) (counts, error) {

@@ -3,6 +3,7 @@
 //	ours snapshot [SOURCE]   times NetConnections, or TakeSnapshot of a source, in turns
 //	ours live                times AppendConnections of a tracker, in turns
 //	ours stream [HOOKS]      counts events until SIGINT, then prints the counts as JSON
+//	ours empty               attaches programs that do nothing where conntrace attaches its own, until SIGINT
 package main
 
 import (
@@ -41,8 +42,10 @@ func run(args []string) error {
 		return stream(ctx, nil)
 	case len(args) == 2 && args[0] == "stream":
 		return stream(ctx, strings.Split(args[1], ","))
+	case len(args) == 1 && args[0] == "empty":
+		return empty(ctx)
 	}
-	return errors.New("usage: ours snapshot [SOURCE] | live | stream [HOOKS]")
+	return errors.New("usage: ours snapshot [SOURCE] | live | stream [HOOKS] | empty")
 }
 
 func netConnections(ctx context.Context) error {
