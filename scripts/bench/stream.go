@@ -74,7 +74,7 @@ func benchObservers(title string, all []*observer, prepare func([]*observer) err
 	}
 	fmt.Fprintln(os.Stderr)
 	fmt.Fprintln(os.Stderr, "bench: load with kernel statistics")
-	empty, err := measureKernel(present, duration, load)
+	empty, err := measureKernel(seeing(present), duration, load)
 	if err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func benchObservers(title string, all []*observer, prepare func([]*observer) err
 	for _, print := range more {
 		print(seeing(present))
 	}
-	printKernel(present, empty)
+	printKernel(seeing(present), empty)
 	fmt.Println()
 	for _, o := range all {
 		if o.absent != "" {

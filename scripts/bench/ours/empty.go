@@ -33,10 +33,11 @@ func empty(ctx context.Context) error {
 		return err
 	}
 	for point := range points {
-		l, err := attachEmpty(point)
+		p, l, err := attachEmpty(point)
 		if err != nil {
 			return fmt.Errorf("%s: %w", point, err)
 		}
+		defer p.Close()
 		defer l.Close()
 	}
 	<-ctx.Done()
@@ -44,7 +45,7 @@ func empty(ctx context.Context) error {
 }
 
 // attachEmpty attaches an empty program at an attach point in libbpf's notation.
-func attachEmpty(point string) (link.Link, error) {
+func attachEmpty(point string) (p *ebpf.Program, l link.Link, err error) {
 	kind, place, _ := strings.Cut(point, "/")
 	spec := &ebpf.ProgramSpec{
 		Name: "empty", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}, License: "GPL",
@@ -63,12 +64,14 @@ func attachEmpty(point string) (link.Link, error) {
 		spec.Type = ebpf.TracePoint
 		attach = func(p *ebpf.Program) (link.Link, error) { return link.Tracepoint(group, name, p, nil) }
 	default: // where the best hooks of a kernel are others
-		return nil, errors.ErrUnsupported
+		return nil, nil, errors.ErrUnsupported
 	}
-	p, err := ebpf.NewProgram(spec)
-	if err != nil {
-		return nil, err
+	if p, err = ebpf.NewProgram(spec); err != nil {
+		return nil, nil, err
 	}
-	defer p.Close() // the link keeps it
-	return attach(p)
+	if l, err = attach(p); err != nil {
+		p.Close()
+		return nil, nil, err
+	}
+	return p, l, nil
 }
