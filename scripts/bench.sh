@@ -9,8 +9,8 @@
 #   scripts/bench.sh [--only TEXT] stream [--load LOAD] [SECONDS]
 #       opens and closes connections as fast as 2 cores can, for SECONDS (2) a run,
 #       without and with each observer in turns: the library, `conntrace -o json`,
-#       tcplife and tcpstates. Tells what each costs and loses. 3 min. LOAD is what
-#       happens to a connection:
+#       programs that do nothing at the same hooks, tcplife and tcpstates. Tells what
+#       each costs and loses. 3 min. LOAD is what happens to a connection:
 #         request   a request and a reply of 64 bytes, then a reset (the default)
 #         fin       the same, closed in the ordinary way
 #         bare      nothing is sent; a reset
