@@ -359,6 +359,11 @@ report() {
 
 # ---- command line ----------------------------------------------------------------
 
+usage() {
+	sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p}' "$0"
+}
+
+[ "${1-}" != --help ] || { usage && exit; }
 while getopts A:c:e:f:k:M:m:o:s:t:vh option; do
 	case $option in
 	A) arch=$OPTARG ;;
@@ -372,13 +377,13 @@ while getopts A:c:e:f:k:M:m:o:s:t:vh option; do
 	s) skipped=$OPTARG ;;
 	t) limit=$OPTARG ;;
 	v) verbose=1 ;;
-	h) sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p}' "$0" && exit ;;
-	*) exit 125 ;;
+	h) usage && exit ;;
+	*) die "see $0 --help" ;;
 	esac
 done
 shift $((OPTIND - 1))
 case ${1-} in
-'') die "no kernel; see $0 -h" ;;
+'') die "no kernel; see $0 --help" ;;
 matrix) shift && matrix "$@" ;;
 kernels)
 	mkdir -p "$cache"
