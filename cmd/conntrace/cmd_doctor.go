@@ -123,7 +123,7 @@ func (d diagnosis) text() string {
 		fmt.Fprintf(&b, "\nSource in use: %s\n", *d.Source)
 	}
 	for _, h := range d.Hooks {
-		fmt.Fprintf(&b, "  %-16s  %s (program %d)\n", h.Purpose, h.Attach, h.Program)
+		fmt.Fprintf(&b, "  %-18s  %s (program %d)\n", h.Purpose, h.Attach, h.Program)
 	}
 	if len(d.Refused) > 0 {
 		b.WriteString("\nRefused\n")
