@@ -29,7 +29,7 @@ type hooks struct {
 	variables map[string]any // to set before programs are loaded
 	types     *btf.Cache
 	shared    *ebpf.Collection   // the maps, without programs
-	loaded    []*ebpf.Collection // the programs, each in its own
+	loaded    []*ebpf.Collection // the programs, one for each tier and each cover
 	counted   []*ebpf.Program    // those at which the kernel may skip an event: all but covers (bpf/maps.h)
 	covers    int                // how many of them there are to be
 	closers   []func() error
@@ -265,7 +265,10 @@ func newHooks(cfg Config) (h *hooks, k kernel, err error) {
 		events, err = ebpf.NewMap(spec.Maps[bpf.TrackerMapEvents])
 	}
 	wg.Wait()
-	if err = errors.Join(err, kernelErr); err != nil {
+	if kernelErr != nil {
+		err = kernelErr
+	}
+	if err != nil {
 		events.Close()
 		return nil, k, err
 	}
@@ -293,55 +296,25 @@ func newHooks(cfg Config) (h *hooks, k kernel, err error) {
 	if size := registersSize[runtime.GOARCH]; size != 0 {
 		h.variables[bpf.TrackerVarStackSize] = max(size, uint32(os.Getpagesize()))
 	}
-	if err := h.setVariables(); err != nil {
-		return nil, k, err
-	}
 	h.shared, err = h.load(map[string]*ebpf.Map{bpf.TrackerMapEvents: events})
 	return h, k, err
 }
 
-// setVariables sets the constants of programs that are loaded from now on.
-func (h *hooks) setVariables() error {
-	for name, value := range h.variables {
-		if err := h.spec.Variables[name].Set(value); err != nil {
-			return fmt.Errorf("set %s: %w", name, err)
-		}
-	}
-	return nil
-}
-
-// load loads programs that use the shared maps.
+// load loads programs that use the shared maps, each time with constants of their own.
+// One load at a time: what the kernel's modules say of their types must not be read by
+// two goroutines (cilium/ebpf 0.22, btf.decoder.inflateType).
 func (h *hooks) load(shared map[string]*ebpf.Map, programs ...string) (*ebpf.Collection, error) {
 	spec := *h.spec
 	spec.Programs = make(map[string]*ebpf.ProgramSpec, len(programs))
 	for _, name := range programs {
 		spec.Programs[name] = h.spec.Programs[name]
 	}
-	return ebpf.NewCollectionWithOptions(&spec, ebpf.CollectionOptions{Cache: h.types, MapReplacements: shared})
-}
-
-// loadEach loads programs at once, each apart from the others: the kernel takes a while
-// to verify one. All have the same maps, but their own constants. The result has no nil
-// if there is no error.
-func (h *hooks) loadEach(programs []string) ([]*ebpf.Collection, error) {
-	shared := maps.Clone(h.shared.Maps)
-	delete(shared, ".rodata")
-	loaded, errs := make([]*ebpf.Collection, len(programs)), make([]error, len(programs))
-	var wg sync.WaitGroup
-	for i, name := range programs {
-		wg.Go(func() { loaded[i], errs[i] = h.load(shared, name) })
-	}
-	wg.Wait()
-	i := slices.IndexFunc(errs, func(err error) bool { return err != nil })
-	if i < 0 {
-		return loaded, nil
-	}
-	for _, c := range loaded {
-		if c != nil {
-			c.Close()
+	for name, value := range h.variables {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return nil, fmt.Errorf("set %s: %w", name, err)
 		}
 	}
-	return nil, errs[i]
+	return ebpf.NewCollectionWithOptions(&spec, ebpf.CollectionOptions{Cache: h.types, MapReplacements: shared})
 }
 
 // attachPurpose attaches the first tier of p that is not refused, and returns its
@@ -405,25 +378,35 @@ func (h *hooks) attachTier(purpose string, t tier) (err error) {
 		}
 	}
 	maps.Copy(h.variables, t.variables)
-	if err := h.setVariables(); err != nil {
+	if err := h.loadAndAttach(purpose, t.programs, true); err != nil {
 		return err
 	}
-	programs := t.programs
-	if t.cover != "" {
-		programs = slices.Concat(programs, slices.Repeat([]string{t.cover}, h.covers))
+	if t.cover == "" {
+		return nil
 	}
-	loaded, err := h.loadEach(programs)
+	for range h.covers {
+		if err := h.loadAndAttach(purpose, []string{t.cover}, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadAndAttach has the misses of the programs counted, or not.
+func (h *hooks) loadAndAttach(purpose string, names []string, counted bool) error {
+	shared := maps.Clone(h.shared.Maps)
+	delete(shared, ".rodata") // the constants
+	c, err := h.load(shared, names...)
 	if err != nil {
 		return err
 	}
-	h.loaded = append(h.loaded, loaded...)
-	for i, name := range programs {
-		program := loaded[i].Programs[name]
-		if err := h.attach(purpose, name, program); err != nil {
+	h.loaded = append(h.loaded, c)
+	for _, name := range names {
+		if err := h.attach(purpose, name, c.Programs[name]); err != nil {
 			return err
 		}
-		if name != t.cover {
-			h.counted = append(h.counted, program)
+		if counted {
+			h.counted = append(h.counted, c.Programs[name])
 		}
 	}
 	return nil
