@@ -180,7 +180,7 @@ func TestPollerDevice(t *testing.T) {
 	client := socket(t, unix.AF_INET, unix.SOCK_STREAM)
 	must(t, unix.BindToDevice(client, "lo"))
 	must(t, unix.Connect(client, sockaddr(unix.AF_INET, [16]byte{}, localAddr(t, l).Port())))
-	accept(t, l)
+	server := accept(t, l)
 	poll(t, p)
 	o := p.observer.(*linuxObserver)
 	for _, s := range p.sockets {
@@ -191,13 +191,15 @@ func TestPollerDevice(t *testing.T) {
 			t.Errorf("%v to %v: opened by %v, want %v", s.Laddr, s.Raddr, o.openedBy(&s.Conn), s.direction)
 		}
 	}
-	must(t, unix.Close(client))
-	closes(t, p, 1)
 	for _, s := range p.sockets {
-		if s.Cookie++; s.phase == connected && o.exists(&s.Conn) {
-			t.Errorf("%v to %v exists with another cookie", s.Laddr, s.Raddr)
+		c := s.Conn
+		if c.Cookie++; s.phase == connected && o.exists(&c) {
+			t.Errorf("%v to %v exists with another cookie", c.Laddr, c.Raddr)
 		}
 	}
+	must(t, unix.Close(client))
+	must(t, unix.Shutdown(server, unix.SHUT_WR)) // else the kernel may keep the client in FIN_WAIT2 for a minute
+	closes(t, p, 1)
 }
 
 // TestPollerFailed: an attempt that fails between two looks is told if its socket
