@@ -76,15 +76,19 @@ func TestLosses(t *testing.T) {
 	s := subscribe(t, tr, tracker.Filter{NoSeed: true, Buffer: 1 << 20})
 	server, client := start(t, "server"), start(t, "client")
 	address := server.ask("127.0.0.1:0")
+	const rounds = 4
 	gone := make(map[uint32]bool) // namespaces
-	for range 4 {
+	var elsewhere []*process      // all at once: the number of one that is gone may come again
+	for range rounds {
+		p, netns := startElsewhere(t, "self")
+		p.ask("127.0.0.1:0", 50)
+		elsewhere, gone[netns] = append(elsewhere, p), true
+	}
+	for i := range rounds {
 		start(t, "self").ask("127.0.0.1:0", 50) // that stay
-		elsewhere, netns := startElsewhere(t, "self")
-		elsewhere.ask("127.0.0.1:0", 50)
-		gone[netns] = true
 		fmt.Fprintln(client.in, address, 500)
-		elsewhere.cmd.Process.Kill()
-		elsewhere.stop()
+		elsewhere[i].cmd.Process.Kill()
+		elsewhere[i].stop()
 		client.ask()
 	}
 

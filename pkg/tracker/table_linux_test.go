@@ -121,7 +121,11 @@ func TestAbsentNamespace(t *testing.T) {
 			}
 			tt.scan.Conns, tt.scan.Namespaces = kept.Conns, append(tt.scan.Namespaces, home)
 			merge(tt.scan, now.Add(tt.later), tt.change)
-			if (len(closed) == 2) != tt.gone || (len(table.sockets) == 1) != tt.gone || table.sockets[10] == nil {
+			wantClosed, wantLeft := 0, 3
+			if tt.gone {
+				wantClosed, wantLeft = 2, 1
+			}
+			if len(closed) != wantClosed || len(table.sockets) != wantLeft || table.sockets[10] == nil {
 				t.Errorf("%d are closed, %d sockets left", closed, len(table.sockets))
 			}
 		})

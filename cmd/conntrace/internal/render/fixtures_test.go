@@ -65,7 +65,7 @@ func udp(local, remote string, pid int32, comm string) conn.Conn {
 func conns() []conn.Conn {
 	return []conn.Conn{
 		unixSocket(conn.Stream, "/run/systemd/private", 1, "systemd"),
-		unixSocket(conn.Datagram, "/tmp/a b\n\x1b[31m\xff\"é,\\", 977, "evil\x1b]0;x\a"),
+		unixSocket(conn.Datagram, "/run/a b\n\x1b[31m\xff\"é,\\", 977, "evil\x1b]0;x\a"),
 		unixSocket(conn.SeqPacket, "", 977, "udevd"),
 		unixSocket(conn.Stream, "@/tmp/.X11-unix/X0@@", 0, ""),
 		udp("127.0.0.53:53", "", 612, "systemd-resolve"),

@@ -51,7 +51,7 @@ func TestCSV(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := records[2][3], `/tmp/a b\n\x1b[31m\xff"é,\\`; got != want {
+	if got, want := records[2][3], `/run/a b\n\x1b[31m\xff"é,\\`; got != want {
 		t.Errorf("path %q, want %q", got, want)
 	}
 }
